@@ -1,0 +1,233 @@
+"""Every refusal, by name. Each class has a stable `code`; texts may improve, codes may not.
+
+    InpaintError
+    ├─ MalformedMultipart     malformed-multipart      400
+    ├─ BadHeader              bad-header               400
+    ├─ NotFound               not-found                404
+    ├─ Expired                expired                  410
+    ├─ JobNotFinished         job-not-finished         409
+    ├─ JobFailed              job-failed               409
+    ├─ FileTooLarge           file-too-large           413
+    ├─ TooManyPixels          too-many-pixels          413
+    ├─ UnsupportedImage       unsupported-image-type   415
+    ├─ InvalidField           invalid-field            422
+    ├─ ImageUnreadable        image-unreadable         422
+    ├─ ImageTooSmall          image-too-small          422
+    ├─ MaskMissing            mask-missing             422
+    ├─ MaskUnreadable         mask-unreadable          422
+    ├─ MaskSizeMismatch       mask-size-mismatch       422
+    ├─ MaskEmpty              mask-empty               422
+    ├─ MaskFull               mask-full                422
+    ├─ UnknownModel           unknown-model            422
+    ├─ Internal               internal                 500
+    ├─ ModelFailed            model-failed             500 (job)
+    ├─ TimedOut               timed-out                500 (job)
+    ├─ InputGone              input-gone               500 (job)
+    ├─ QueueFull              queue-full               503
+    ├─ QueueUnavailable       queue-unavailable        503
+    ├─ NoWorker               no-worker                503
+    ├─ ShuttingDown           shutting-down            503
+    ├─ BadCheckpoint          bad-checkpoint           (worker start and commands only)
+    ├─ BadRecipe              bad-recipe               (commands only)
+    ├─ BadData                bad-data                 (commands only)
+    └─ StartFailed            start-failed             (commands only)
+
+The HTTP status of each code stands in `service/problems.py`.
+"""
+
+
+class InpaintError(Exception):
+    """A refusal that a user can act on.
+
+    Attributes:
+        code: the stable name of the problem.
+        detail: one or two sentences: what was seen and what is accepted.
+        field: the form field or option at fault, if there is one.
+    """
+
+    code = "internal"
+
+    def __init__(self, detail: str, *, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+
+
+class MalformedMultipart(InpaintError):
+    """The body is not the multipart form that its header promises."""
+
+    code = "malformed-multipart"
+
+
+class BadHeader(InpaintError):
+    """A request header that we act on cannot be understood."""
+
+    code = "bad-header"
+
+
+class NotFound(InpaintError):
+    """No such job or path."""
+
+    code = "not-found"
+
+
+class Expired(InpaintError):
+    """The job existed; its record or result is past its time to live."""
+
+    code = "expired"
+
+
+class JobNotFinished(InpaintError):
+    """The result was asked for before the job ended."""
+
+    code = "job-not-finished"
+
+
+class JobFailed(InpaintError):
+    """The result was asked for and the job ended in a problem."""
+
+    code = "job-failed"
+
+
+class FileTooLarge(InpaintError):
+    """More bytes than the limit."""
+
+    code = "file-too-large"
+
+
+class TooManyPixels(InpaintError):
+    """More pixels, or a longer side, than the limit."""
+
+    code = "too-many-pixels"
+
+
+class UnsupportedImage(InpaintError):
+    """A file type, colour mode or depth that we do not take; the detail names what was found."""
+
+    code = "unsupported-image-type"
+
+
+class InvalidField(InpaintError):
+    """A form field that is missing, unknown or has an impossible value."""
+
+    code = "invalid-field"
+
+
+class ImageUnreadable(InpaintError):
+    """The image's header is fine and its data is not (truncated, damaged)."""
+
+    code = "image-unreadable"
+
+
+class ImageTooSmall(InpaintError):
+    """A side is shorter than the limit."""
+
+    code = "image-too-small"
+
+
+class MaskMissing(InpaintError):
+    """No mask, and the image has no transparency to take its place."""
+
+    code = "mask-missing"
+
+
+class MaskUnreadable(InpaintError):
+    """The mask is not a picture, or its data is damaged."""
+
+    code = "mask-unreadable"
+
+
+class MaskSizeMismatch(InpaintError):
+    """Image and mask differ in size; the detail gives both."""
+
+    code = "mask-size-mismatch"
+
+
+class MaskEmpty(InpaintError):
+    """No pixel is asked to be filled."""
+
+    code = "mask-empty"
+
+
+class MaskFull(InpaintError):
+    """Every pixel is asked to be filled: nothing is known."""
+
+    code = "mask-full"
+
+
+class UnknownModel(InpaintError):
+    """No worker holds a model of this name; the detail lists the names."""
+
+    code = "unknown-model"
+
+
+class Internal(InpaintError):
+    """A fault of ours."""
+
+    code = "internal"
+
+
+class ModelFailed(InpaintError):
+    """The generator raised while it filled this picture."""
+
+    code = "model-failed"
+
+
+class TimedOut(InpaintError):
+    """The job ran longer than the limit."""
+
+    code = "timed-out"
+
+
+class InputGone(InpaintError):
+    """The upload was deleted or expired before the job's turn."""
+
+    code = "input-gone"
+
+
+class QueueFull(InpaintError):
+    """As many jobs wait as are allowed to."""
+
+    code = "queue-full"
+
+
+class QueueUnavailable(InpaintError):
+    """Redis is away or full."""
+
+    code = "queue-unavailable"
+
+
+class NoWorker(InpaintError):
+    """No worker with a loaded model reports ready."""
+
+    code = "no-worker"
+
+
+class ShuttingDown(InpaintError):
+    """The gateway is stopping."""
+
+    code = "shutting-down"
+
+
+class BadCheckpoint(InpaintError):
+    """A checkpoint that cannot be served; the detail names the file and the reason."""
+
+    code = "bad-checkpoint"
+
+
+class BadRecipe(InpaintError):
+    """A training recipe with an unknown key or an impossible value."""
+
+    code = "bad-recipe"
+
+
+class BadData(InpaintError):
+    """Training or evaluation data that cannot be used."""
+
+    code = "bad-data"
+
+
+class StartFailed(InpaintError):
+    """The service cannot start: a busy port, a data folder in use, no server binary."""
+
+    code = "start-failed"

@@ -1,0 +1,1 @@
+"""Generators as torch networks, their registry, the checkpoint format."""

@@ -1,0 +1,28 @@
+"""Pixels become tensors here, for training and for serving, and nowhere else."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def to_image(pixels: NDArray[np.uint8]) -> Tensor:
+    """Return the image, float (B,3,H,W) in [-1, 1], of pixels uint8 (B,H,W,3)."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_mask(holes: NDArray[np.bool_]) -> Tensor:
+    """Return the mask, float (B,1,H,W), 1 = hole, of holes bool (B,H,W)."""
+    return torch.from_numpy(holes)[:, None].float()
+
+
+def to_pixels(image: Tensor) -> NDArray[np.uint8]:
+    """Return pixels uint8 (B,H,W,3), rounded, of an image (B,3,H,W) in [-1, 1]."""
+    levels = ((image.detach().float() + 1) * 127.5).round().clamp(0, 255).byte()
+    pixels: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels
+
+
+def composite(image: Tensor, fill: Tensor, mask: Tensor) -> Tensor:
+    """Return (B,3,H,W): the known region from `image`, the hole (mask 1) from `fill`."""
+    return image * (1 - mask) + fill * mask

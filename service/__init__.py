@@ -1,0 +1,1 @@
+"""The front door: HTTP gateway and supervisor. Never imports torch."""

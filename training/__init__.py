@@ -1,0 +1,1 @@
+"""Recipes, data, losses, discriminators, the loop and the scores that make checkpoints."""

@@ -1,0 +1,1 @@
+"""RQ tasks over loaded generators."""
