@@ -1,7 +1,7 @@
 """Compact AOT-GAN: the AOT block at 1/8 resolution, for CPUs and small budgets.
 
-The block is that of AOT-GAN (Zeng et al., "Aggregated Contextual Transformations for High-Resolution
-Image Inpainting", arXiv 2104.01431, section 3.1), made cheap:
+The block is that of AOT-GAN (Zeng et al., "Aggregated Contextual Transformations for
+High-Resolution Image Inpainting", arXiv 2104.01431, section 3.1), made cheap:
 
 * a pixel-unshuffle stem and a pixel-shuffle head: no convolution at full resolution;
 * blocks at 1/8 instead of 1/4 of the side: a quarter of the cost, twice the reach of each rate;
@@ -83,7 +83,7 @@ class CompactAOTGAN(Generator):
         nn.init.normal_(self.head.weight, std=0.02)
 
     def generate(self, visible: Tensor, mask: Tensor) -> Tensor:
-        """Return the fill (B,3,H,W); `visible` is blanked to 0 in the hole, as the base class does."""
+        """Return the fill (B,3,H,W); the network sees the hole gray (0)."""
         half = F.pixel_unshuffle(torch.cat([visible, mask], dim=1), 2)  # (B,16,H/2,W/2)
         half = F.relu(self.stem(half))
         quarter = F.relu(self.down1(half))

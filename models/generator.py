@@ -27,7 +27,8 @@ class Generator(nn.Module):
             mask: float (B,1,H,W); 1 = hole, 0 = known. Same device and dtype.
 
         Returns:
-            float (B,3,H,W) in [-1, 1]. Values outside the hole are unspecified: composite before use.
+            float (B,3,H,W) in [-1, 1]. Values outside the hole are unspecified: composite before
+            use.
 
         Raises:
             ValueError: if a shape breaks `rule`, or image and mask disagree.
@@ -43,7 +44,9 @@ class Generator(nn.Module):
         if image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(f"image {tuple(image.shape)} is not (B,3,H,W)")
         if mask.shape != (image.shape[0], 1, *image.shape[2:]):
-            raise ValueError(f"mask {tuple(mask.shape)} does not belong to image {tuple(image.shape)}")
+            raise ValueError(
+                f"mask {tuple(mask.shape)} does not belong to image {tuple(image.shape)}"
+            )
         height, width = image.shape[2:]
         if not self.rule.accepts(height, width):
             raise ValueError(f"{height}x{width} breaks {self.rule}")
