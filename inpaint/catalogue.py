@@ -1,0 +1,82 @@
+"""Which models the workers hold: workers publish, the gateway reads.
+
+A worker publishes its card with every beat, also while a job runs; a card that is not renewed
+expires, so a worker that hangs or is killed drops out by itself.
+"""
+
+from pydantic import BaseModel, ConfigDict
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+
+WORKERS = "inpaint:workers"  # set of worker names
+BEAT_SECONDS = 2.0  # between two publications
+CARD_TTL_SECONDS = 8  # a worker is gone after this much silence
+
+
+class Card(BaseModel):
+    """What is known about a model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    architecture: str
+    parameters: int = 0  # 0 for classical fills
+    digest: str | None = None  # of the checkpoint: "sha256:" and hexadecimal digits
+    trained: int | None = None  # pixels a side
+    license: str | None = None  # SPDX identifier of the weights
+    source: str | None = None  # paper, DOI or arXiv number
+
+
+class WorkerCard(BaseModel):
+    """One worker that is ready, with the models that it holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    worker: str  # unique among all workers
+    pid: int
+    device: str  # "cpu", "cuda:0"
+    engine: str  # what runs the networks, e.g. "torch"
+    precision: str  # "fp32", "bf16", "fp16"
+    models: tuple[Card, ...]
+
+
+def publish(redis: Redis, card: WorkerCard) -> None:
+    """Say that this worker is ready, for the next `CARD_TTL_SECONDS`."""
+    with redis.pipeline() as pipeline:
+        pipeline.set(_key(card.worker), card.model_dump_json(), ex=CARD_TTL_SECONDS)
+        pipeline.sadd(WORKERS, card.worker)
+        pipeline.execute()
+
+
+def withdraw(redis: Redis, worker: str) -> None:
+    """Say that this worker takes no more jobs."""
+    with redis.pipeline() as pipeline:
+        pipeline.delete(_key(worker))
+        pipeline.srem(WORKERS, worker)
+        pipeline.execute()
+
+
+def workers(redis: Redis) -> list[WorkerCard]:
+    """The workers that are ready, by name."""
+    return _cards(redis.sort(WORKERS, by="nosort", get=[_key("*")]))
+
+
+async def ready(redis: AsyncRedis) -> list[WorkerCard]:
+    """The workers that are ready, by name: `workers` for the gateway."""
+    return _cards(await redis.sort(WORKERS, by="nosort", get=[_key("*")]))
+
+
+def models(cards: list[WorkerCard]) -> dict[str, Card]:
+    """The models that the workers hold, by name."""
+    return {card.name: card for worker in cards for card in worker.models}
+
+
+def _key(worker: str) -> str:
+    return f"inpaint:worker:{worker}"
+
+
+def _cards(found: object) -> list[WorkerCard]:
+    """SORT … GET brings every card in one round trip, None for one that has expired."""
+    assert isinstance(found, list)
+    cards = [WorkerCard.model_validate_json(text) for text in found if text is not None]
+    return sorted(cards, key=lambda card: card.worker)

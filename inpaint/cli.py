@@ -1,0 +1,91 @@
+"""The console script `inpaint`: a table of commands, each found by name when it is chosen.
+
+Only the chosen command's module is imported, so `inpaint --help` needs neither torch nor FastAPI.
+A refusal is one line on stderr. Exit codes: 0 done, 1 refused or failed, 2 wrong usage,
+130 interrupted.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import typer
+
+from .errors import InpaintError, StartFailed
+
+
+class Command(NamedTuple):
+    """Where a command is found, and its line in the help."""
+
+    target: str  # "package.module:function"
+    help: str
+
+
+COMMANDS = {
+    "serve": Command("service.commands:serve", "Answer HTTP; --embedded starts all the rest too."),
+    "worker": Command("worker.commands:worker", "Load the models and take jobs from the queue."),
+    "demo": Command("service.demo:demo", "Restore a real photograph: before | mask | after."),
+    "train": Command("training.commands:train", "Train a generator from a recipe."),
+    "eval": Command("training.commands:evaluate", "Score models on photographs with real holes."),
+    "export": Command("training.commands:export", "Make a checkpoint from a training run."),
+    "bench fill": Command("worker.bench:fill", "Time generators as served against plain fp32."),
+    "bench serve": Command("service.bench:serve", "Time what the service adds around the model."),
+}
+GROUPS = {"bench": "Measure speed and memory."}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command that `arguments` (by default the process's own) name, and exit."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        parser(arguments)(arguments, prog_name="inpaint")
+    except InpaintError as error:
+        print(f"inpaint: {error.detail} ({error.code})", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:  # while a command's module is being imported
+        sys.exit(130)
+
+
+def parser(arguments: list[str]) -> typer.Typer:
+    """Build the command line: the chosen command as it is, the others by their help alone."""
+    top = _app("Fill holes in photographs.")
+    groups = {name: _app(text) for name, text in GROUPS.items()}
+    for name, group in groups.items():
+        top.add_typer(group, name=name)
+    for words, command in COMMANDS.items():
+        *group_name, name = words.split()
+        chosen = arguments[: len(group_name) + 1] == words.split()
+        function = resolve(words, command.target) if chosen else _unchosen
+        app = groups[group_name[0]] if group_name else top
+        app.command(name, help=command.help)(function)
+    return top
+
+
+def resolve(words: str, target: str) -> Callable[..., object]:
+    """Import the function of a command.
+
+    Raises:
+        StartFailed: if something that it needs is not installed here, with what would install it.
+    """
+    module, _, function = target.partition(":")
+    try:
+        found: Callable[..., object] = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        extra = "[demo]" if words == "demo" else ""
+        raise StartFailed(
+            f"`inpaint {words}` needs {error.name}, which is not installed here; install the whole "
+            f"project: pip install -c constraints.txt '.{extra}'"
+        ) from error
+    return found
+
+
+def _app(text: str) -> typer.Typer:
+    return typer.Typer(
+        help=text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+
+
+def _unchosen() -> None:
+    """Stand for a command that was not chosen; it is never run."""
+    raise AssertionError("a command that was not chosen was run")
