@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from inpaint.errors import BadCheckpoint
@@ -96,8 +96,9 @@ def save(
         raise ValueError(f"{path.name}: not finite as {dtype}: {_listed(strange)}")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, temporary, metadata=_to_strings(header))
-        with temporary.open("rb+") as file:
+        with temporary.open("wb") as file:
+            file.write(serialize(tensors, metadata=_to_strings(header)))
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
