@@ -1,0 +1,107 @@
+"""`inpaint train` and `inpaint export`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from inpaint.errors import BadData
+from models import checkpoint
+from models.checkpoint import Header
+from models.registry import create
+
+from . import data as photographs
+from . import loop, state
+from .recipe import Recipe, load
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
+    data: Annotated[
+        list[Path],
+        typer.Option(help="Folder of photographs or tar shards, or a shard; repeatable."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="The run's folder [default: runs/NAME].")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Weights of the recipe's feature network, safetensors.")
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder of mask files, white = hole.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Begin with this checkpoint's weights; ignored on a resume.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+) -> None:
+    """Train a generator; run the same line again after a kill and it goes on from the last save."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    parsed = load(recipe)
+    folder = out or Path("runs") / parsed.name
+    sources = loop.Sources(
+        data=tuple(data),
+        features=features,
+        masks=tuple(photographs.image_files(masks)) if masks else (),
+        init=init,
+        device=device,
+    )
+    console = Console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} img/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, refresh_per_second=2) as bar:
+        task = bar.add_task(parsed.name, total=parsed.steps, rate=0.0)
+
+        def advance(step: int, steps: int, rate: float) -> None:
+            bar.update(task, completed=step, total=steps, rate=rate)
+
+        loop.train(parsed, sources, folder, report=console.print, progress=advance)
+    console.print(f"done: {folder}; next: inpaint export {folder} CHECKPOINTS_FOLDER")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    out: Annotated[Path, typer.Argument(help="Where the checkpoint goes: a folder.")],
+    scores: Annotated[
+        Path | None, typer.Option(help="JSON of `inpaint eval`, to be kept in the header.")
+    ] = None,
+    half: Annotated[bool, typer.Option(help="Store weights as float16.")] = True,
+) -> None:
+    """Make a checkpoint, with its card, from the averaged weights of a run's last saved state."""
+    saved = state.load(run, torch.device("cpu"))
+    if saved is None:
+        raise BadData(f"{run} holds no training state ({state.FILE})")
+    recipe = Recipe.model_validate_json(saved["recipe"])
+    generator = create(recipe.architecture, recipe.generator)
+    generator.load_state_dict(saved["averaged"] if recipe.average else saved["generator"])
+    facts = {
+        "recipe": recipe.model_dump(mode="json"),
+        "data": recipe.data,
+        "images": saved["images"],
+        "steps": saved["step"],
+        "hours": round(saved["seconds"] / 3600, 2),
+        "device": saved["device"],
+        "torch": torch.__version__,
+    }
+    header = Header.of(
+        generator,
+        name=recipe.name,
+        license=recipe.license,
+        license_note=recipe.license_note,
+        training=facts,
+        scores=json.loads(scores.read_text()).get(recipe.name, {}) if scores else {},
+    )
+    rule = type(generator.rule)(**{**vars(generator.rule), "trained": recipe.trained})
+    header = header.model_copy(update={"rule": rule})
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{recipe.name}{checkpoint.SUFFIX}"
+    dtype = torch.float16 if half else torch.float32
+    checkpoint.save(path, generator, header, dtype=dtype)
+    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {saved['step']} steps")

@@ -1,0 +1,89 @@
+"""Random holes for training: strokes, boxes and mask files. True = hole.
+
+Every draw depends on its random generator alone: same seed, same hole.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from inpaint.errors import BadData
+
+from .recipe import Holes
+
+Hole = NDArray[np.bool_]
+TRIES = 20  # draws before a hole outside the wanted range is taken as it is
+
+
+def strokes(size: int, rng: np.random.Generator) -> Hole:
+    """Bent lines of a brush, some hair-thin and some broad, (size,size).
+
+    After the free-form masks of Yu et al., arXiv:1806.03589, section 3.4, and the wide ones of
+    LaMa, arXiv:2109.07161, section 2.3.
+    """
+    canvas = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(canvas)
+    broad = rng.random() < 0.6
+    for _ in range(rng.integers(1, 6 if broad else 9)):
+        width = size * (rng.uniform(0.06, 0.3) if broad else rng.uniform(0.008, 0.06))
+        x, y = rng.uniform(0, size, 2)
+        angle = rng.uniform(0, 2 * math.pi)
+        points = [(x, y)]
+        for _ in range(rng.integers(2, 9)):
+            angle += rng.normal(0, 0.8)
+            length = size * rng.uniform(0.05, 0.3)
+            x = float(np.clip(x + length * math.cos(angle), 0, size))
+            y = float(np.clip(y + length * math.sin(angle), 0, size))
+            points.append((x, y))
+        draw.line(points, fill=255, width=max(1, round(width)), joint="curve")
+        radius = width / 2
+        for x, y in points:
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    return np.asarray(canvas) > 0
+
+
+def boxes(size: int, rng: np.random.Generator) -> Hole:
+    """One to four rectangles with sides of an eighth to a half, (size,size)."""
+    hole = np.zeros((size, size), dtype=np.bool_)
+    for _ in range(rng.integers(1, 5)):
+        height, width = rng.integers(size // 8, size // 2 + 1, 2)
+        top, left = rng.integers(0, size - height + 1), rng.integers(0, size - width + 1)
+        hole[top : top + height, left : left + width] = True
+    return hole
+
+
+def from_file(path: Path, size: int, rng: np.random.Generator) -> Hole:
+    """A mask file (white = hole), scaled to (size,size), turned and mirrored at random."""
+    with Image.open(path) as file:
+        scaled = file.convert("L").resize((size, size), Image.Resampling.NEAREST)
+    hole = np.rot90(np.asarray(scaled) >= 128, int(rng.integers(4)))
+    return hole[:, ::-1] if rng.random() < 0.5 else hole
+
+
+def draw(holes: Holes, size: int, rng: np.random.Generator, files: Sequence[Path] = ()) -> Hole:
+    """Draw one hole (size,size) of a kind chosen by weight, its share within the recipe's range.
+
+    Raises:
+        BadData: if the recipe wants mask files and none are given.
+    """
+    weights = np.array([holes.strokes, holes.boxes, holes.files])
+    if holes.files and not files:
+        raise BadData("the recipe draws holes from mask files: name their folder with --masks")
+    if not weights.sum():
+        raise BadData("the recipe draws no holes: strokes, boxes and files all weigh 0")
+    hole = np.zeros((size, size), dtype=np.bool_)
+    for _ in range(TRIES):
+        kind = rng.choice(3, p=weights / weights.sum())
+        if kind == 0:
+            hole = strokes(size, rng)
+        elif kind == 1:
+            hole = boxes(size, rng)
+        else:
+            hole = from_file(files[int(rng.integers(len(files)))], size, rng)
+        if holes.smallest <= hole.mean() <= holes.largest:
+            break
+    return hole

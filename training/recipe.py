@@ -1,0 +1,152 @@
+"""A recipe: one complete training configuration, read from TOML. Unknown keys are refused.
+
+No inheritance and no interpolation: one file says everything about one checkpoint.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from inpaint.errors import BadRecipe
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Part(BaseModel):
+    """Frozen, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Crops(Part):
+    """How a photograph becomes a training square."""
+
+    smallest: int = Field(default=128, ge=16)  # side of the smallest square cut out, pixels
+    gray: Share = 0.05  # share of crops turned gray
+    colour: Share = 0.05  # brightness and contrast change by at most this factor
+    flip: Share = 0.5  # share mirrored
+
+
+class Holes(Part):
+    """How holes are drawn; kinds are chosen by their relative weights."""
+
+    strokes: Weight = 1.0  # bent brush lines, thin to wide
+    boxes: Weight = 1.0  # one to four rectangles
+    files: Weight = 0.0  # mask files of the folder given as --masks
+    smallest: Share = 0.02  # share of the image that the hole covers
+    largest: Share = 0.6
+
+
+class Features(Part):
+    """The fixed network behind the perceptual and style losses."""
+
+    network: Literal["squeeze", "vgg16", "vgg19"] = "squeeze"
+    perceptual_taps: tuple[str, ...] = ("conv1", "fire3", "fire5", "fire7")
+    style_taps: tuple[str, ...] = ("conv1", "fire3", "fire5", "fire7")
+    scale: bool = True  # divide activations by the target's root mean square
+
+
+class Losses(Part):
+    """The weight of every term; 0 leaves a term out."""
+
+    known: Weight = 1.0  # L1 outside the hole
+    hole: Weight = 3.0  # L1 inside
+    perceptual: Weight = 0.1
+    style: Weight = 10.0
+    compare: Literal["composite", "fill"] = "composite"  # what perceptual and style look at
+    adversarial: Weight = 0.1
+    feature_matching: Weight = 1.0
+    mode: Literal["paper", "official"] = "paper"  # SM-PatchGAN's targets
+    blur_kernel: int = Field(default=71, ge=1)  # pixels, odd
+    blur_sigma: float = Field(default=10.0, gt=0)  # pixels
+
+
+class Discriminator(Part):
+    """The patch discriminator."""
+
+    channels: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+
+
+class Stage(Part):
+    """A part of the run; stages follow one another."""
+
+    steps: int = Field(ge=1)
+    size: int = Field(ge=16)  # side of the training square, pixels
+    batch: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)  # of the generator, at the stage's start
+    final_rate: float | None = Field(
+        None, gt=0
+    )  # where it ends, on a straight line; None: constant
+    adversarial: bool = True  # off: reconstruction, perceptual and style losses alone
+
+
+class Recipe(Part):
+    """One complete training configuration."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    architecture: str
+    seed: int = 1
+    license: str  # SPDX identifier of the weights
+    license_note: str = ""
+    data: str = ""  # what the photographs are, for the card
+    source: str = ""
+    trained: int = 256  # the size that the checkpoint's rule names, pixels
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    betas: tuple[float, float] = (0.5, 0.99)
+    warmup: int = Field(default=200, ge=0)  # steps of rising learning rate
+    clip: float = Field(default=1.0, gt=0)  # the largest norm of the generator's gradient
+    average: float = Field(
+        default=0.999, ge=0, lt=1
+    )  # decay of the averaged weights; 0: no averaging
+    save_every: int = Field(default=200, ge=1)  # steps
+    log_every: int = Field(default=20, ge=1)
+    sample_every: int = Field(default=1000, ge=1)
+    generator: dict[str, int | float | str | bool | tuple[int, ...]] = {}
+    discriminator: Discriminator = Discriminator()
+    crops: Crops = Crops()
+    holes: Holes = Holes()
+    features: Features = Features()
+    losses: Losses = Losses()
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[Stage, float]:
+        """Return the stage of `step` (from 0), and how far through it is, in [0, 1)."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage, step / stage.steps
+            step -= stage.steps
+        raise ValueError("step behind the last stage")
+
+    def rate_at(self, step: int) -> float:
+        """Return the generator's learning rate at `step` (from 0)."""
+        stage, through = self.stage_at(step)
+        last = stage.learning_rate if stage.final_rate is None else stage.final_rate
+        rate = stage.learning_rate + (last - stage.learning_rate) * through
+        return rate * min(1.0, (step + 1) / max(1, self.warmup))
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        BadRecipe: if the file cannot be read, a key is unknown or a value impossible.
+    """
+    try:
+        return Recipe.model_validate(tomllib.loads(path.read_text()))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadRecipe(f"recipe {path}: {error}") from error
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise BadRecipe(f"recipe {path}: {faults}") from error
