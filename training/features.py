@@ -7,6 +7,7 @@ the authors' repository); AlexNet in the one-column form, arXiv:1404.5997; VGG, 
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
@@ -155,7 +156,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         return state
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+    except (OSError, SafetensorError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
         raise BadData(f"feature weights {path} cannot be read: {error}") from error
 
 

@@ -1,0 +1,191 @@
+"""Photographs from folders and tar shards, crops, and batches that depend on the step alone."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inpaint.errors import BadData
+from training import data
+from training.recipe import Crops, Holes, Recipe, Stage
+
+
+def picture(seed, size=(60, 44)):
+    """A smooth drawn photograph, uint8 (H,W,3)."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def encoded(seed, format="PNG", **options):
+    file = io.BytesIO()
+    picture(seed).save(file, format, **options)
+    return file.getvalue()
+
+
+def write_shard(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def recipe():
+    return Recipe(
+        name="tiny",
+        architecture="aotgan-compact",
+        license="CC0-1.0",
+        seed=3,
+        crops=Crops(smallest=16),
+        stages=(
+            Stage(steps=3, size=32, batch=4, learning_rate=1e-3),
+            Stage(steps=3, size=48, batch=2, learning_rate=1e-3),
+        ),
+    )
+
+
+def test_folders_and_shards_are_read_alike(tmp_path):
+    folder, shards = tmp_path / "folder", tmp_path / "shards"
+    (folder / "deeper").mkdir(parents=True)
+    shards.mkdir()
+    (folder / "a.png").write_bytes(encoded(1))
+    (folder / "deeper" / "b.png").write_bytes(encoded(2))
+    (folder / "MANIFEST.csv").write_text("not,an,image\n")
+    write_shard(shards / "0.tar", {"a.png": encoded(1), "MANIFEST.csv": b"no", "b.png": encoded(2)})
+    loose = data.read([folder], longest=100)
+    packed = data.read([shards], longest=100)
+    single = data.read([shards / "0.tar"], longest=100)
+    for found in (loose, packed, single):
+        assert [np.array_equal(p, picture(n)) for n, p in enumerate(found.pixels, 1)] == [True] * 2
+        assert found.skipped == []
+
+
+def test_several_sources_are_read_one_after_the_other(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.jpg").write_bytes(encoded(1, "JPEG"))
+    write_shard(tmp_path / "b.tar", {"y.png": encoded(2)})
+    counts = []
+    found = data.read([tmp_path / "a", tmp_path / "b.tar"], longest=100, progress=counts.append)
+    assert len(found.pixels) == 2
+    assert counts == [1, 2]
+
+
+def test_a_corrupt_file_is_skipped_and_named(tmp_path):
+    (tmp_path / "good.png").write_bytes(encoded(1))
+    (tmp_path / "short.jpg").write_bytes(encoded(2, "JPEG")[:400])
+    (tmp_path / "text.png").write_text("this is no picture")
+    write_shard(tmp_path / "s.tar", {"cut.png": encoded(3)[:200], "fine.png": encoded(4)})
+    found = data.read([tmp_path], longest=100)
+    assert len(found.pixels) == 2
+    assert [name.rsplit("/", 1)[-1] for name in found.skipped] == [
+        "s.tar:cut.png",
+        "short.jpg",
+        "text.png",
+    ]
+
+
+def test_orientation_is_applied_and_gray_becomes_rgb(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to show
+    (tmp_path / "turned.png").write_bytes(encoded(1, exif=exif))
+    picture(2).convert("L").save(tmp_path / "x_gray.png")
+    turned, gray = data.read([tmp_path], longest=100).pixels
+    assert np.array_equal(turned, np.rot90(np.asarray(picture(1)), -1))
+    assert gray.shape == (44, 60, 3)
+
+
+def test_a_large_photograph_is_scaled_down_once(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(1))
+    found = data.read([tmp_path], longest=22)
+    assert found.pixels[0].shape == (22, 30, 3)
+
+
+def test_a_folder_without_photographs_is_refused(tmp_path):
+    with pytest.raises(BadData, match="no readable photographs in"):
+        data.read([tmp_path], longest=100)
+
+
+def test_a_source_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(BadData, match="nowhere does not exist"):
+        data.read([tmp_path / "nowhere"], longest=100)
+
+
+def test_a_shard_that_is_no_tar_file_is_refused(tmp_path):
+    (tmp_path / "s.tar").write_bytes(b"nonsense" * 100)
+    with pytest.raises(BadData, match="cannot be read"):
+        data.read([tmp_path], longest=100)
+
+
+def test_a_crop_is_a_square_of_the_wanted_size_out_of_the_photograph(recipe):
+    pixels = np.asarray(picture(5))
+    plain = recipe.model_copy(update={"crops": Crops(smallest=16, flip=0, gray=0, colour=0)})
+    for seed in range(20):
+        square = data.crop(pixels, 44, plain, np.random.default_rng(seed))
+        assert square.shape == (44, 44, 3)
+        assert square.dtype == np.uint8
+    whole = plain.model_copy(update={"crops": Crops(smallest=44, flip=0, gray=0, colour=0)})
+    left = next(
+        n for n in range(17) if np.array_equal(square_of(pixels, whole), pixels[:, n : n + 44])
+    )
+    assert 0 <= left <= 16
+
+
+def square_of(pixels, recipe):
+    return data.crop(pixels, 44, recipe, np.random.default_rng(11))
+
+
+def test_crops_are_mirrored_and_turned_gray_as_asked(recipe):
+    pixels = np.asarray(picture(5, size=(44, 44)))
+    base = {"smallest": 44, "colour": 0}
+    mirrored = recipe.model_copy(update={"crops": Crops(**base, flip=1, gray=0)})
+    gray = recipe.model_copy(update={"crops": Crops(**base, flip=0, gray=1)})
+    assert np.array_equal(square_of(pixels, mirrored), pixels[:, ::-1])
+    assert np.ptp(square_of(pixels, gray), axis=2).max() == 0
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone(recipe):
+    photographs = [np.asarray(picture(seed)) for seed in range(5)]
+    one = data.make_batch(photographs, recipe, 2)
+    data.make_batch(photographs, recipe, 0)
+    again = data.make_batch(photographs, recipe, 2)
+    assert np.array_equal(one.pixels, again.pixels)
+    assert np.array_equal(one.holes, again.holes)
+    other = data.make_batch(photographs, recipe.model_copy(update={"seed": 4}), 2)
+    assert not np.array_equal(one.pixels, other.pixels)
+
+
+def test_a_batch_has_the_size_of_its_stage(recipe):
+    photographs = [np.asarray(picture(0))]
+    first, second = (data.make_batch(photographs, recipe, step) for step in (2, 3))
+    assert (first.pixels.shape, first.holes.shape) == ((4, 32, 32, 3), (4, 32, 32))
+    assert (second.pixels.shape, second.holes.shape) == ((2, 48, 48, 3), (2, 48, 48))
+
+
+def test_the_loader_hands_out_the_batches_in_order_from_any_step(recipe):
+    photographs = [np.asarray(picture(seed)) for seed in range(5)]
+    loader = data.Loader(photographs, recipe, 1)
+    found = [loader.next() for _ in range(1, recipe.steps)]
+    loader.close()
+    for step, batch in enumerate(found, start=1):
+        assert np.array_equal(batch.pixels, data.make_batch(photographs, recipe, step).pixels)
+
+
+def test_the_loader_raises_where_its_batch_is_awaited(recipe):
+    wants_files = recipe.model_copy(update={"holes": Holes(strokes=0, boxes=0, files=1)})
+    loader = data.Loader([np.asarray(picture(0))], wants_files, 0)
+    with pytest.raises(BadData, match="--masks"):
+        loader.next()
+    loader.close()
+
+
+def test_a_loader_that_nobody_reads_can_be_closed(recipe):
+    many = recipe.model_copy(
+        update={"stages": (recipe.stages[0].model_copy(update={"steps": 99}),)}
+    )
+    loader = data.Loader([np.asarray(picture(0))], many, 0)
+    loader.next()
+    loader.close()
+    assert not loader._thread.is_alive()

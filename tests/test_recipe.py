@@ -1,0 +1,122 @@
+"""Recipes: strict names, strict values, and the schedule."""
+
+from pathlib import Path
+
+import pytest
+
+import training
+from inpaint.errors import BadRecipe
+from models.registry import create
+from training import recipe
+
+RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
+SMALL = """
+name = "tiny"
+architecture = "aotgan-compact"
+license = "CC0-1.0"
+warmup = 4
+
+[[stages]]
+steps = 10
+size = 32
+batch = 2
+learning_rate = 1e-3
+adversarial = false
+
+[[stages]]
+steps = 20
+size = 64
+batch = 1
+learning_rate = 1e-3
+final_rate = 1e-4
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(text):
+        path = tmp_path / "recipe.toml"
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_named_after_its_file_and_builds_its_generator(path):
+    parsed = recipe.load(path)
+    assert parsed.name == path.stem
+    assert sum(p.numel() for p in create(parsed.architecture, parsed.generator).parameters()) > 0
+
+
+def test_what_is_not_written_has_its_default(write):
+    parsed = recipe.load(write(SMALL))
+    assert parsed.steps == 30
+    assert parsed.losses.mode == "paper"
+    assert parsed.holes.files == 0
+
+
+def test_an_unknown_key_is_refused_by_name(write):
+    with pytest.raises(BadRecipe, match=r"recipe .*recipe.toml: learning_rte: .*not permitted"):
+        recipe.load(write("learning_rte = 1\n" + SMALL))
+
+
+def test_an_unknown_key_of_a_part_is_refused_by_name(write):
+    with pytest.raises(BadRecipe, match="losses.perceptul: "):
+        recipe.load(write(SMALL + "[losses]\nperceptul = 0.1\n"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ("[holes]\nlargest = 'half'\n", "holes.largest"),
+        ("[holes]\nlargest = 1.5\n", "holes.largest"),
+        ("[losses]\nmode = 'papr'\n", "losses.mode"),
+        ("[discriminator]\nchannels = 2.5\n", "discriminator.channels"),
+        ("[[stages]]\nsteps = 0\nsize = 64\nbatch = 1\nlearning_rate = 1e-3\n", "stages.2.steps"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(wrong, named, write):
+    with pytest.raises(BadRecipe, match=named):
+        recipe.load(write(SMALL + wrong))
+
+
+def test_every_fault_is_named_at_once(write):
+    with pytest.raises(BadRecipe, match=r"crops.flop.*losses.hole"):
+        recipe.load(write(SMALL + "[crops]\nflop = 1\n[losses]\nhole = -1\n"))
+
+
+def test_a_recipe_without_stages_is_refused(write):
+    with pytest.raises(BadRecipe, match="stages"):
+        recipe.load(write(SMALL.split("[[stages]]")[0]))
+
+
+def test_a_file_that_is_not_toml_is_refused(write):
+    with pytest.raises(BadRecipe, match=r"recipe .*recipe.toml"):
+        recipe.load(write("name = "))
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(BadRecipe, match="nowhere.toml"):
+        recipe.load(tmp_path / "nowhere.toml")
+
+
+def test_stages_follow_one_another(write):
+    parsed = recipe.load(write(SMALL))
+    assert parsed.stage_at(9) == (parsed.stages[0], 0.9)
+    assert parsed.stage_at(10) == (parsed.stages[1], 0.0)
+    assert parsed.stage_at(25) == (parsed.stages[1], 0.75)
+    with pytest.raises(ValueError, match="behind the last stage"):
+        parsed.stage_at(30)
+
+
+def test_the_learning_rate_warms_up_and_ends_on_a_straight_line(write):
+    parsed = recipe.load(write(SMALL))
+    rates = [parsed.rate_at(step) for step in (0, 1, 3, 9, 10, 20)]
+    assert rates == pytest.approx([2.5e-4, 5e-4, 1e-3, 1e-3, 1e-3, 5.5e-4])
+
+
+def test_a_recipe_cannot_be_changed(write):
+    parsed = recipe.load(write(SMALL))
+    with pytest.raises(ValueError, match="frozen"):
+        parsed.seed = 2
