@@ -298,6 +298,8 @@ def train(
                     "device": sources.device,
                 }
                 state.save(out, {"recipe": recipe.model_dump_json(), **counts, **trainer.state()})
+                mean = images / seconds
+                report(f"saved at step {step} of {recipe.steps}, {mean:.1f} img/s so far")
             if step % recipe.sample_every == 0 or end:
                 draw_samples(trainer, photographs.pixels, out / "samples" / f"{step:07d}.png")
                 plots.curves(scalars, out / "curves.png")
@@ -313,8 +315,7 @@ FREE = {"stages", "save_every", "log_every", "sample_every", "license_note", "da
 def _same_run(saved: str, recipe: Recipe) -> None:
     """Refuse to go on with another recipe than the state was made with.
 
-    `log_every` and `save_every` should divide one another; stages may be prolonged, not rewritten
-    behind the saved step, which is the caller's to see to.
+    Stages may be changed ahead of the saved step; what lies behind it is the caller's to see to.
     """
     before, now = json.loads(saved), json.loads(recipe.model_dump_json())
     if changed := [key for key in now if key not in FREE and before.get(key) != now[key]]:

@@ -5,9 +5,9 @@ No inheritance and no interpolation: one file says everything about one checkpoi
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from inpaint.errors import BadRecipe
 
@@ -112,6 +112,13 @@ class Recipe(Part):
     features: Features = Features()
     losses: Losses = Losses()
     stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _lines_end_where_states_do(self) -> Self:
+        """A kill then loses no half of a line of scalars."""
+        if self.save_every % self.log_every:
+            raise ValueError("save_every is not a multiple of log_every")
+        return self
 
     @property
     def steps(self) -> int:
