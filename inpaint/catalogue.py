@@ -7,6 +7,7 @@ expires, so a worker that hangs or is killed drops out by itself.
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from rq.utils import as_text
 
 WORKERS = "inpaint:workers"  # set of worker names
 BEAT_SECONDS = 2.0  # between two publications
@@ -41,8 +42,14 @@ class WorkerCard(BaseModel):
 
 
 def publish(redis: Redis, card: WorkerCard) -> None:
-    """Say that this worker is ready, for the next `CARD_TTL_SECONDS`."""
+    """Say that this worker is ready, for the next `CARD_TTL_SECONDS`; forget those that expired."""
+    found = redis.sort(WORKERS, by="nosort", get=["#", _key("*")])
+    assert isinstance(found, list)
+    pairs = zip(found[::2], found[1::2], strict=True)
+    expired = [name for name, text in pairs if text is None]
     with redis.pipeline() as pipeline:
+        if expired:
+            pipeline.srem(WORKERS, *map(as_text, expired))
         pipeline.set(_key(card.worker), card.model_dump_json(), ex=CARD_TTL_SECONDS)
         pipeline.sadd(WORKERS, card.worker)
         pipeline.execute()

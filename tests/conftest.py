@@ -1,0 +1,258 @@
+"""What tests share: a real Redis-protocol server, a running gateway, a running service.
+
+Databases of the one server keep tests apart: 0 is flushed for each test that uses `redis`, 1
+belongs to the service with a worker, 2 to the gateway without one.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from redis import Redis
+from redis.exceptions import RedisError
+
+from inpaint import jobs
+from inpaint.settings import Settings
+from service.server import find_binary
+
+START_SECONDS = 60.0
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove every variable that our settings read."""
+    for name in list(os.environ):
+        if name.startswith("INPAINT_") or name == "REDIS_URL":
+            monkeypatch.delenv(name)
+
+
+def until(true: Callable[[], object], seconds: float = START_SECONDS) -> None:
+    """Wait for something to become true; fail when it does not in time."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"still not true after {seconds} s"
+        time.sleep(0.02)
+
+
+@dataclass
+class Server:
+    """A real server on a unix socket of its own, with an append-only file."""
+
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: int = 0) -> str:
+        return f"unix://{self.folder}/redis.sock?db={database}"
+
+    def start(self) -> None:
+        socket_path = self.folder / "redis.sock"
+        command = [str(find_binary()), "--port", "0", "--unixsocket", str(socket_path)]
+        command += ["--dir", str(self.folder), "--appendonly", "yes", "--save", ""]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        until(self._answers)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        with Redis.from_url(self.url(), retry=None) as client:
+            try:
+                return bool(client.ping())
+            except RedisError:
+                return False
+
+
+@dataclass
+class Running:
+    """A gateway that answers, and its worker where it has one."""
+
+    url: str
+    settings: Settings
+    client: httpx.Client
+    gateway: subprocess.Popen[bytes]
+    worker: subprocess.Popen[bytes] | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def post(self, image: object = None, mask: object = None, **options: object) -> httpx.Response:
+        """POST /inpaint; `headers` and `data` as for httpx."""
+        files = {}
+        if image is not None:
+            files["image"] = image if isinstance(image, tuple) else ("image.png", image)
+        if mask is not None:
+            files["mask"] = mask if isinstance(mask, tuple) else ("mask.png", mask)
+        return self.client.post("/inpaint", files=files, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The server of the whole run."""
+    with _server() as running:
+        yield running
+
+
+@contextmanager
+def _server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(
+        prefix="inpaint-"
+    ) as folder:  # short: socket paths are limited
+        running = Server(Path(folder))
+        running.start()
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """A server for one test, which may kill it."""
+    with _server() as running:
+        yield running
+
+
+@pytest.fixture
+def settings(server: Server, tmp_path: Path) -> Settings:
+    """Settings with the flushed database and a fresh data folder."""
+    return Settings(data=tmp_path, redis_url=server.url())
+
+
+@pytest.fixture
+def redis(settings: Settings) -> Iterator[Redis]:
+    """A client of an empty database."""
+    with jobs.connect(settings) as client:
+        client.flushdb()
+        yield client
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _running(settings: Settings, *, worker: bool, **variables: str) -> Iterator[Running]:
+    """Start `inpaint serve`, and `inpaint worker` where wanted, as processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("INPAINT_")}
+    environment = outside | {
+        "INPAINT_DATA": str(settings.data),
+        "INPAINT_MODEL": "telea",
+        "INPAINT_MODELS": "telea,navier-stokes",
+        "INPAINT_PORT": str(port),
+        "REDIS_URL": settings.redis,
+        "OMP_NUM_THREADS": "1",
+        **variables,
+    }
+    command = [sys.executable, "-m", "inpaint"]
+    url = f"http://127.0.0.1:{port}"
+    processes = [subprocess.Popen([*command, "serve"], env=environment)]
+    if worker:
+        processes.append(subprocess.Popen([*command, "worker"], env=environment))
+    with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+
+        def answers() -> bool:
+            assert all(process.poll() is None for process in processes), "a process has ended"
+            try:
+                return client.get("/readyz" if worker else "/livez").is_success
+            except httpx.TransportError:
+                return False
+
+        try:
+            until(answers)
+            yield Running(url, settings, client, *processes)
+        finally:
+            for process in processes:
+                _stop(process)
+
+
+@pytest.fixture(scope="session")
+def service(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Gateway and worker with the classical models, for the whole run."""
+    settings = Settings(data=tmp_path_factory.mktemp("service"), redis_url=server.url(1))
+    with _running(settings, worker=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def gateway(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A gateway whose queue no worker serves, with small limits."""
+    settings = Settings(data=tmp_path_factory.mktemp("gateway"), redis_url=server.url(2))
+    limits = {"INPAINT_MAX_FILE_BYTES": "100000", "INPAINT_QUEUE_LIMIT": "2"}
+    with _running(settings, worker=False, **limits) as running:
+        yield running
+
+
+@pytest.fixture
+def start_service() -> Callable[..., object]:
+    """The context manager behind `service`, for tests that stop or kill parts of it."""
+    return _running
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """The function that waits for something to become true."""
+    return until
+
+
+@pytest.fixture(scope="session")
+def encoded() -> Callable[..., bytes]:
+    """A function that writes an array as a picture file."""
+
+    def encode(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+        buffer = BytesIO()
+        Image.fromarray(pixels).save(buffer, kind, **options)
+        return buffer.getvalue()
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """Pixels (64,96,3): smooth colours with an edge, so that a fill is not trivial."""
+    rows, columns = np.mgrid[0:64, 0:96]
+    red = rows * 3
+    green = columns * 2
+    blue = np.where(columns > 48, 200, 30)
+    return np.stack([red, green, blue], axis=-1).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def hole() -> np.ndarray:
+    """The hole (64,96) of `photo`: a box in its middle."""
+    hole = np.zeros((64, 96), dtype=bool)
+    hole[24:40, 40:60] = True
+    return hole
+
+
+@pytest.fixture(scope="session")
+def image(encoded: Callable[..., bytes], photo: np.ndarray) -> bytes:
+    """`photo` as a PNG."""
+    return encoded(photo)
+
+
+@pytest.fixture(scope="session")
+def mask(encoded: Callable[..., bytes], hole: np.ndarray) -> bytes:
+    """`hole` as a PNG, white = hole."""
+    return encoded(hole.astype(np.uint8) * 255)
