@@ -43,13 +43,11 @@ class WorkerCard(BaseModel):
 
 def publish(redis: Redis, card: WorkerCard) -> None:
     """Say that this worker is ready, for the next `CARD_TTL_SECONDS`; forget those that expired."""
-    found = redis.sort(WORKERS, by="nosort", get=["#", _key("*")])
-    assert isinstance(found, list)
-    pairs = zip(found[::2], found[1::2], strict=True)
-    expired = [name for name, text in pairs if text is None]
+    known = [as_text(name) for name in redis.smembers(WORKERS)]
+    expired = [name for name in known if not redis.exists(_key(name))]
     with redis.pipeline() as pipeline:
         if expired:
-            pipeline.srem(WORKERS, *map(as_text, expired))
+            pipeline.srem(WORKERS, *expired)
         pipeline.set(_key(card.worker), card.model_dump_json(), ex=CARD_TTL_SECONDS)
         pipeline.sadd(WORKERS, card.worker)
         pipeline.execute()
