@@ -266,6 +266,19 @@ def test_samples_show_photo_masked_and_filled_with_the_known_region_unchanged(
     assert not np.array_equal(photo[hole], filled[hole])
 
 
+def test_a_recipe_with_mask_files_trains_and_draws_its_samples(recipe, photographs, tmp_path):
+    white = np.zeros((48, 48), np.uint8)
+    white[10:30, 10:30] = 255
+    Image.fromarray(white).save(tmp_path / "mask.png")
+    wanted = recipe.holes.model_copy(update={"strokes": 0.0, "boxes": 0.0, "files": 1.0})
+    sources = loop.Sources(data=(photographs,), masks=(tmp_path / "mask.png",))
+    short = shortened(recipe, 2).model_copy(update={"holes": wanted})
+    run = loop.train(short, sources, tmp_path / "run")
+    sheet = np.asarray(Image.open(run / "samples" / "0000002.png"))
+    masked = sheet[4:52, 56:104]
+    assert (masked == 255).all(2).sum() >= 400
+
+
 def test_an_exported_run_loads_and_fills_equally(recipe, sources, tmp_path):
     run = loop.train(shortened(recipe, 4), sources, tmp_path / "run")
     commands.export(run, tmp_path / "full", half=False)

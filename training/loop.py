@@ -301,7 +301,8 @@ def train(
                 mean = images / seconds
                 report(f"saved at step {step} of {recipe.steps}, {mean:.1f} img/s so far")
             if step % recipe.sample_every == 0 or end:
-                draw_samples(trainer, photographs.pixels, out / "samples" / f"{step:07d}.png")
+                sheet = out / "samples" / f"{step:07d}.png"
+                draw_samples(trainer, photographs.pixels, sheet, sources.masks)
                 plots.curves(scalars, out / "curves.png")
     finally:
         loader.close()
@@ -332,12 +333,14 @@ def _cut(scalars: Path, step: int) -> None:
         scalars.write_text("".join(line + "\n" for line in kept))
 
 
-def draw_samples(trainer: Trainer, photographs: Sequence[data.Pixels], path: Path) -> None:
+def draw_samples(
+    trainer: Trainer, photographs: Sequence[data.Pixels], path: Path, masks: Sequence[Path] = ()
+) -> None:
     """Fill the same holes in the same crops at every call, with the averaged weights."""
     recipe = trainer.recipe.model_copy(update={"seed": trainer.recipe.seed + 1})
     last = trainer.recipe.stages[-1].model_copy(update={"batch": SAMPLES, "steps": 1})
     recipe = recipe.model_copy(update={"stages": (last,)})
-    batch = data.make_batch(photographs, recipe, 0)
+    batch = data.make_batch(photographs, recipe, 0, masks)
     image, mask = trainer.tensors_of(batch)
     with torch.no_grad(), trainer.autocast():
         fill = trainer.averaged_generator()(image, mask)
