@@ -1,0 +1,52 @@
+"""`inpaint serve`: the gateway, or with `--embedded` the whole service on this machine."""
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inpaint.settings import Settings, load
+
+from .supervisor import listen, supervise
+
+GRACE_SECONDS = 5  # for requests that are being answered when the gateway is asked to stop
+
+
+def serve(
+    *,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Also start and watch a Redis server and a worker.")
+    ] = False,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of requests that name none.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of pictures and queue.")] = None,
+) -> None:
+    """Answer HTTP; what is not given is taken from INPAINT_* and REDIS_URL."""
+    given = {"host": host, "port": port, "model": model, "data": data}
+    settings = load({name: value for name, value in given.items() if value is not None})
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("inpaint").setLevel(logging.INFO)
+    if embedded:
+        supervise(settings)
+    else:
+        answer(settings)
+
+
+def answer(settings: Settings) -> None:
+    """Run the gateway until a signal stops it.
+
+    Raises:
+        StartFailed: if its port cannot be used.
+    """
+    # here, because the supervisor does not need them and would wait a second for them
+    import uvicorn
+
+    from .app import create_app
+
+    with listen(settings.host, settings.port) as listener:
+        config = uvicorn.Config(create_app(settings), timeout_graceful_shutdown=GRACE_SECONDS)
+        with suppress(KeyboardInterrupt):  # raised by uvicorn once it has stopped in order
+            uvicorn.Server(config).run(sockets=[listener])
