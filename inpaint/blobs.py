@@ -42,7 +42,7 @@ class Blobs:
         try:
             return self._path(key).read_bytes()
         except FileNotFoundError as error:
-            raise InputGone("the file is no longer stored: send it again") from error
+            raise InputGone("The file is no longer stored; send it again.") from error
 
     def delete(self, key: str) -> None:
         """Forget a blob; one that is gone already is no error."""

@@ -74,7 +74,7 @@ def resolve(words: str, target: str) -> Callable[..., object]:
     except ModuleNotFoundError as error:
         extra = "[demo]" if words == "demo" else ""
         raise StartFailed(
-            f"`inpaint {words}` needs {error.name}, which is not installed here; install the whole "
+            f"`inpaint {words}` needs {error.name}, which is not installed here. Install the whole "
             f"project: pip install -c constraints.txt '.{extra}'"
         ) from error
     return found

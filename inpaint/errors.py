@@ -4,6 +4,7 @@
     ├─ MalformedMultipart     malformed-multipart      400
     ├─ BadHeader              bad-header               400
     ├─ NotFound               not-found                404
+    ├─ MethodNotAllowed       method-not-allowed       405
     ├─ Expired                expired                  410
     ├─ JobNotFinished         job-not-finished         409
     ├─ JobFailed              job-failed               409
@@ -69,6 +70,12 @@ class NotFound(InpaintError):
     """No such job or path."""
 
     code = "not-found"
+
+
+class MethodNotAllowed(InpaintError):
+    """The path exists, but not for this method; the header `Allow` lists those it has."""
+
+    code = "method-not-allowed"
 
 
 class Expired(InpaintError):

@@ -78,6 +78,11 @@ class Problem(BaseModel):
         """The problem that an error states."""
         return cls(code=error.code, detail=error.detail, field=error.field)
 
+    def error(self) -> InpaintError:
+        """The error that this problem came from."""
+        kinds = {kind.code: kind for kind in InpaintError.__subclasses__()}
+        return kinds.get(self.code, Internal)(self.detail, field=self.field)
+
 
 class Outcome(BaseModel):
     """How a job ended: with a `result` or with a `problem`. Facts not reached are None."""
@@ -154,7 +159,7 @@ def submit(queue: Queue, job: InpaintJob, settings: Settings) -> str:
     job_id = new_id()
     try:
         if queue.count >= settings.queue_limit:
-            raise QueueFull(f"{settings.queue_limit} jobs wait already, which is the limit")
+            raise QueueFull(f"{settings.queue_limit} jobs wait already; try again later.")
         queue.enqueue(
             INPAINT_TASK,
             # without defaults: a worker one version older refuses only jobs that use a newer field
@@ -171,7 +176,7 @@ def submit(queue: Queue, job: InpaintJob, settings: Settings) -> str:
     except DuplicateJobError:  # redis-py sent the command again after a lost reply: it is in
         return job_id
     except RedisError as error:
-        raise QueueUnavailable(f"the queue cannot be reached: {error}") from error
+        raise QueueUnavailable(f"The queue cannot be used: {error}.") from error
     return job_id
 
 
@@ -185,7 +190,7 @@ def read(queue: Queue, job_id: str, settings: Settings) -> Record:
     """
     created = created_at(job_id)
     if created is None:
-        raise NotFound("no such job: this is not an id that was given out here")
+        raise NotFound("There is no such job: this is not an id that was given out here.")
     kept = timedelta(seconds=settings.result_ttl_seconds)
     try:
         job = Job.fetch(job_id, connection=queue.connection, serializer=JSONSerializer)
@@ -193,10 +198,10 @@ def read(queue: Queue, job_id: str, settings: Settings) -> Record:
         result = job.latest_result()
     except NoSuchJobError as error:
         if datetime.now(UTC) - created > kept:
-            raise Expired(f"jobs are forgotten after {settings.result_ttl_seconds} s") from error
-        raise NotFound("no such job") from error
+            raise Expired(f"Jobs are forgotten after {settings.result_ttl_seconds} s.") from error
+        raise NotFound("There is no such job.") from error
     except RedisError as error:
-        raise QueueUnavailable(f"the queue cannot be reached: {error}") from error
+        raise QueueUnavailable(f"The queue cannot be used: {error}.") from error
     assert position is None or isinstance(position, int)  # a list only when asked for several
     task = InpaintJob.model_validate(job.args[0])
     status = STATUSES[job.get_status(refresh=False)]
@@ -295,7 +300,7 @@ def _latest(job_id: str, found: Any) -> Result:  # redis-py types a reply no clo
 def _outcome(result: Result | None, created: datetime, model: str) -> Outcome:
     """What the worker handed back, with the time in the queue; else what RQ's words tell."""
     if result is None:
-        problem = Internal("the job was ended from outside")
+        problem = Internal("The job was ended from outside.")
         return Outcome(model=model, problem=Problem.of(problem))
     if result.type != Result.Type.SUCCESSFUL:
         return Outcome(model=model, problem=Problem.of(_fault(result.exc_string or "")))
@@ -309,7 +314,7 @@ def _outcome(result: Result | None, created: datetime, model: str) -> Outcome:
 def _fault(traceback: str) -> InpaintError:
     """Name what ended a task that did not return; the traceback stays in the worker's log."""
     if "JobTimeoutException" in traceback:
-        return TimedOut("the job ran longer than is allowed")
+        return TimedOut("The job ran longer than is allowed.")
     if "AbandonedJobError" in traceback:
-        return Internal("the worker was lost while it ran this job")
-    return Internal("the worker failed on this job")
+        return Internal("The worker was lost while it ran this job.")
+    return Internal("The worker failed on this job.")

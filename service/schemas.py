@@ -1,0 +1,231 @@
+"""The bodies of requests and answers."""
+
+from datetime import datetime
+from typing import get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from inpaint.catalogue import WorkerCard, models
+from inpaint.header import MEDIA_TYPES
+from inpaint.jobs import MaskFit, MaskMode, Outcome, OutputFormat, Record, Status
+from inpaint.settings import Settings
+
+from .problems import title
+
+
+class InpaintForm(BaseModel):
+    """The text fields of `POST /inpaint`; its files are `image` and `mask`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = Field(default=None, description="Name of a model; see GET /info.")
+    mask_mode: MaskMode = Field(default="auto", description="How the mask marks the hole.")
+    mask_fit: MaskFit = Field(
+        default="exact", description="What to do with a mask of another size."
+    )
+    mask_grow: int = Field(default=0, ge=0, le=128, description="Pixels by which the hole grows.")
+    mask_feather: int = Field(default=0, ge=0, le=128, description="Pixels that blend at the rim.")
+    output_format: OutputFormat | None = Field(default=None, description="Default: as the image.")
+    output_quality: int | None = Field(default=None, ge=1, le=100, description="JPEG and WebP.")
+
+
+class Body(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class MaskFacts(Body):
+    """The hole that was filled."""
+
+    mode: str | None  # as chosen: luminance, alpha, luminance_inverted
+    coverage: float | None  # share of the picture, 0 to 1
+    source: str | None  # mask: the upload; alpha: the picture's own
+
+
+class ImageFacts(Body):
+    """The picture as uploaded."""
+
+    width: int | None  # pixels, orientation applied
+    height: int | None
+    format: str | None
+    mode: str | None
+
+
+class ProblemBody(Body):
+    """A refusal, as `application/problem+json`."""
+
+    type: str  # /problems/{code}
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str  # the path that was asked for
+    request_id: str  # stands in the log
+    errors: list[dict[str, str]]  # field, code, detail of each field at fault
+
+
+class JobProblem(Body):
+    """Why a job failed: the members of a problem that belong to the job."""
+
+    type: str
+    title: str
+    code: str
+    detail: str
+    field: str | None
+
+
+class JobBody(Body):
+    """A job, wherever one is shown."""
+
+    id: str
+    status: Status
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime
+    queue_position: int | None  # 0 is next
+    attempts: int
+    model: str
+    model_digest: str | None
+    params: dict[str, str | int | None]
+    mask: MaskFacts | None
+    image: ImageFacts | None
+    seconds: dict[str, float] | None  # by stage: queue, decode, infer, encode
+    error: JobProblem | None
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, record: Record) -> "JobBody":
+        """What the API shows of a record."""
+        job, outcome = record.job, record.outcome
+        links = {"self": f"/jobs/{record.id}"}
+        if record.status == "succeeded":
+            links["result"] = f"/jobs/{record.id}/result"
+        return cls(
+            id=record.id,
+            status=record.status,
+            created_at=record.created_at,
+            started_at=record.started_at,
+            finished_at=record.finished_at,
+            expires_at=record.expires_at,
+            queue_position=record.queue_position,
+            attempts=record.attempts,
+            model=job.model,
+            model_digest=outcome.digest if outcome else None,
+            params=job.model_dump(exclude={"version", "image", "mask", "model"}),
+            mask=_mask(outcome),
+            image=_image(outcome),
+            seconds=outcome.seconds if outcome else None,
+            error=_error(outcome),
+            links=links,
+        )
+
+
+def _mask(outcome: Outcome | None) -> MaskFacts | None:
+    if outcome is None or outcome.mask_mode is None:
+        return None
+    return MaskFacts(mode=outcome.mask_mode, coverage=outcome.coverage, source=outcome.mask_source)
+
+
+def _image(outcome: Outcome | None) -> ImageFacts | None:
+    if outcome is None or outcome.width is None:
+        return None
+    return ImageFacts(
+        width=outcome.width, height=outcome.height, format=outcome.format, mode=outcome.mode
+    )
+
+
+def _error(outcome: Outcome | None) -> JobProblem | None:
+    if outcome is None or outcome.problem is None:
+        return None
+    problem = outcome.problem
+    return JobProblem(
+        type=f"/problems/{problem.code}",
+        title=title(problem.code),
+        code=problem.code,
+        detail=problem.detail,
+        field=problem.field,
+    )
+
+
+class ModelBody(Body):
+    """A model that workers hold."""
+
+    name: str
+    architecture: str
+    parameters: int
+    digest: str | None
+    trained: int | None
+    license: str | None
+    source: str | None
+    devices: list[str]
+
+
+class WorkerBody(Body):
+    """A worker that is ready."""
+
+    name: str
+    device: str
+    engine: str
+    precision: str
+    models: list[str]
+
+
+class InfoBody(Body):
+    """What this service is and takes."""
+
+    version: str
+    default_model: str
+    limits: dict[str, int | float]
+    formats: dict[str, tuple[str, ...]]
+    models: list[ModelBody]
+    workers: list[WorkerBody]
+
+    @classmethod
+    def of(cls, version: str, settings: Settings, cards: list[WorkerCard]) -> "InfoBody":
+        """What the settings and the workers' cards tell."""
+        limits = settings.model_dump(include=LIMITS)
+        formats = {"input": tuple(MEDIA_TYPES), "output": get_args(OutputFormat)}
+        return cls(
+            version=version,
+            default_model=settings.model,
+            limits=limits,
+            formats=formats,
+            models=_models(cards),
+            workers=[
+                WorkerBody(
+                    name=card.worker,
+                    device=card.device,
+                    engine=card.engine,
+                    precision=card.precision,
+                    models=[model.name for model in card.models],
+                )
+                for card in cards
+            ],
+        )
+
+
+LIMITS = {
+    "max_file_bytes",
+    "max_pixels",
+    "min_side",
+    "max_side",
+    "max_wait_seconds",
+    "queue_limit",
+    "job_timeout_seconds",
+    "result_ttl_seconds",
+}
+
+
+def _models(cards: list[WorkerCard]) -> list[ModelBody]:
+    """Each model once, by name, with the devices that serve it."""
+    devices: dict[str, set[str]] = {}
+    for worker in cards:
+        for card in worker.models:
+            devices.setdefault(card.name, set()).add(worker.device)
+    found = models(cards)
+    return [
+        ModelBody(**found[name].model_dump(), devices=sorted(devices[name]))
+        for name in sorted(found)
+    ]
