@@ -27,4 +27,9 @@ RUN pip install --no-cache-dir --only-binary :all: --no-build-isolation -c const
 WORKDIR /data
 USER 10001:10001
 ENV INPAINT_DATA=/data INPAINT_CHECKPOINTS=/checkpoints NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Healthy while this worker reports ready, which it does with its models loaded.
+HEALTHCHECK --start-period=120s --interval=30s --timeout=20s CMD ["python3", "-c", \
+  "from socket import gethostname; from inpaint import catalogue, jobs, settings; \
+ready = catalogue.workers(jobs.connect(settings.load())); \
+raise SystemExit(not any(card.worker.startswith(gethostname() + '-') for card in ready))"]
 CMD ["inpaint", "worker"]
