@@ -1,0 +1,297 @@
+"""Bytes of a picture file to samples, and back.
+
+In: JPEG, PNG, WebP or TIFF (its first page). Out: a `Picture`, upright, in the file's own colour
+space and depth, with what the file says about itself. `encode` is the way back: lossless formats
+return samples as they came.
+
+A palette is written out as RGB, and 1, 2 or 4 bits of gray as 8, since a fill needs colours that
+the file has no room for. Animations, CMYK and 16-bit colour are refused by `probe`.
+"""
+
+import io
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from . import metadata as metadata_of
+from .errors import ImageUnreadable, InvalidField
+from .header import MEDIA_TYPES, Format, Header, Limits, Mode, probe
+from .metadata import DAMAGE, Metadata, quiet
+
+__all__ = [
+    "MEDIA_TYPES",
+    "Format",
+    "Header",
+    "Limits",
+    "Metadata",
+    "OutputFormat",
+    "Picture",
+    "decode",
+    "encode",
+    "luminance",
+    "probe",
+]
+
+OutputFormat = Literal["same", "jpeg", "png", "webp", "tiff"]
+
+JPEG_QUALITY = 95  # where the picture was no JPEG and no quality is asked for
+WEBP_QUALITY = 90
+PNG_COMPRESSION = 1  # level 6 takes three times as long for a few per cent
+WEBP_MAX_SIDE = 16_383  # pixels
+TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate")  # lossless and common
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How the file was compressed, so that the result can be compressed alike."""
+
+    tables: tuple[tuple[int, ...], ...] = ()  # JPEG: 64 quantisation steps each
+    subsampling: int = 0  # JPEG: Pillow's number; 0: none
+    progressive: bool = False  # JPEG
+    lossless: bool = False  # WebP
+    compression: str = "tiff_lzw"  # TIFF: Pillow's name
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded file, upright.
+
+    Attributes:
+        samples: uint8 (H,W) or (H,W,3), or uint16 (H,W); not to be written to.
+        alpha: uint8 (H,W), 255 = opaque, or None.
+    """
+
+    samples: NDArray[np.uint8] | NDArray[np.uint16]
+    alpha: NDArray[np.uint8] | None
+    format: Format
+    metadata: Metadata = Metadata()
+    coding: Coding = Coding()
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return int(self.samples.shape[0])
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return int(self.samples.shape[1])
+
+    @property
+    def gray(self) -> bool:
+        """Whether there is one channel, in 8 or 16 bits."""
+        return self.samples.ndim == 2
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """What generators see: uint8 (H,W,3), RGB, read-only; alpha left out, 16 bits rounded."""
+        samples: NDArray[np.unsignedinteger] = self.samples
+        if samples.dtype == np.uint16:
+            samples = (samples.astype(np.uint32) + 128) // 257
+        eight = samples.astype(np.uint8, copy=False)
+        if self.gray:  # three times the same plane, without a copy
+            return np.broadcast_to(eight[..., None], (*eight.shape, 3))
+        return eight
+
+    def with_pixels(
+        self, pixels: NDArray[np.uint8], hole: NDArray[np.bool_], *, opaque: bool = False
+    ) -> "Picture":
+        """Return the picture with `pixels` inside `hole`; all other samples are the same.
+
+        Args:
+            pixels: uint8 (H,W,3), RGB. Gray pictures take their luminance.
+            hole: bool (H,W), True = taken from `pixels`.
+            opaque: make the hole opaque, for a hole that was the picture's own transparency.
+        """
+        if pixels.shape != (self.height, self.width, 3) or hole.shape != pixels.shape[:2]:
+            raise ValueError(f"pixels {pixels.shape}, hole {hole.shape}, not {self.samples.shape}")
+        samples = self.samples.copy()
+        if not self.gray:
+            samples[hole] = pixels[hole]
+        elif samples.dtype == np.uint16:
+            samples[hole] = luminance(pixels[hole]).astype(np.uint16) * 257
+        else:
+            samples[hole] = luminance(pixels[hole])
+        alpha = self.alpha
+        if opaque and alpha is not None:
+            alpha = np.where(hole, np.uint8(255), alpha)
+        return replace(self, samples=samples, alpha=alpha)
+
+
+def luminance(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the brightness of RGB `pixels` (...,3) as uint8 (...); Rec. 601, of gray the gray."""
+    red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
+    weighted = red * 19_595 + green * 38_470 + blue * 7_471 + 32_768  # sum of weights: 2**16
+    return (weighted >> 16).astype(np.uint8)
+
+
+def decode(data: bytes, limits: Limits | None = None, *, field: str = "image") -> Picture:
+    """Decode a picture file.
+
+    Raises:
+        InpaintError: all that `probe` raises.
+        ImageUnreadable: the header is fine and the data is cut off or damaged.
+    """
+    header = probe(data, limits, field=field)
+    try:
+        image = _load(data, header)
+        metadata, coding = metadata_of.read(image, header), _coding(image, header)
+        samples, alpha = _samples(image, header)
+    except DAMAGE as error:
+        raise ImageUnreadable(
+            f"The {field} has the header of a {header.format.upper()} file of {header.width} x "
+            f"{header.height} pixels, but its data is cut off or damaged ({error}).",
+            field=field,
+        ) from error
+    return Picture(samples, alpha, header.format, metadata, coding)
+
+
+def encode(picture: Picture, format: OutputFormat = "same", quality: int | None = None) -> bytes:
+    """Encode a picture, its metadata with it.
+
+    Args:
+        picture: what to encode.
+        format: `same` keeps format, mode and depth, and compresses as the file was compressed.
+            JPEG and WebP hold 8 bits: asked for by name, they get 16-bit gray rounded.
+        quality: 1 to 100, for JPEG and WebP; otherwise without effect. None: a JPEG that stays
+            one keeps its quantisation tables, a lossless WebP stays lossless.
+
+    Raises:
+        InvalidField: the format cannot hold the picture's transparency or size.
+    """
+    target = picture.format if format == "same" else format
+    image = _to_pillow(picture, target)
+    if target == "jpeg":
+        options = _jpeg_options(picture, quality)
+    elif target == "webp":
+        lossless = picture.format == "webp" and picture.coding.lossless and quality is None
+        options = (  # quality of lossless WebP means effort; exact: colours below alpha 0 stay
+            {"lossless": True, "exact": True, "quality": 20, "method": 2}
+            if lossless
+            else {"quality": quality or WEBP_QUALITY}
+        )
+    elif target == "png":
+        options = {"compress_level": PNG_COMPRESSION}
+    else:
+        options = {"compression": picture.coding.compression}
+    buffer = io.BytesIO()
+    image.save(buffer, target.upper(), **options, **metadata_of.options(picture.metadata, target))
+    data = buffer.getvalue()
+    return metadata_of.attach(data, picture.metadata) if target == "tiff" else data
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+PLUGINS: dict[Format, type[ImageFile.ImageFile]] = {
+    "jpeg": JpegImageFile,
+    "png": PngImageFile,
+    "webp": WebPImageFile,
+    "tiff": TiffImageFile,
+}
+PILLOW_MODES: dict[Mode, str] = {
+    "gray": "L",
+    "gray+alpha": "LA",
+    "palette": "RGB",
+    "palette+alpha": "RGBA",
+    "rgb": "RGB",
+    "rgb+alpha": "RGBA",
+}
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _load(data: bytes, header: Header) -> ImageFile.ImageFile:
+    """Open and decompress; by the format's own class, since `Image.open` has limits of its own."""
+    with quiet():
+        image = PLUGINS[header.format](io.BytesIO(data))
+        if header.format == "tiff":
+            image.load()  # reads metadata as well, and turns the picture upright
+    if header.format == "png" and isinstance(image.info.get("transparency"), int):
+        depth = data[24]
+        if image.mode == "L" and depth < 8:  # Pillow scales the samples and forgets this one
+            image.info["transparency"] *= 255 // (2**depth - 1)
+    image.load()
+    return image
+
+
+def _samples(
+    image: Image.Image, header: Header
+) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint8] | None]:
+    """Return samples and alpha, upright."""
+    if header.orientation in TURNS and header.format != "tiff":
+        image = image.transpose(TURNS[header.orientation])
+    if image.size != (header.width, header.height):
+        raise ValueError(f"decoded to {image.size}")
+    if header.mode == "gray16":
+        samples = np.asarray(image).astype(np.uint16)
+        inverted = isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0
+        return (65_535 - samples if inverted else samples), None  # 0 is white: Pillow leaves it
+    mode = PILLOW_MODES[header.mode]
+    array = np.asarray(image if image.mode == mode else image.convert(mode))
+    if not header.alpha:
+        return array, None
+    colours = array[..., 0] if mode == "LA" else array[..., :3]
+    return colours.copy(), array[..., -1].copy()
+
+
+def _coding(image: ImageFile.ImageFile, header: Header) -> Coding:
+    if isinstance(image, JpegImageFile):
+        tables = tuple(tuple(table) for _, table in sorted(image.quantization.items()))
+        subsampling = max(0, get_sampling(image))  # an unusual one, -1, becomes none
+        return Coding(tables, subsampling, progressive="progressive" in image.info)
+    compression = image.info.get("compression")
+    if compression in TIFF_COMPRESSIONS:
+        return Coding(compression=compression)
+    return Coding(lossless=header.lossless)
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def _to_pillow(picture: Picture, target: Format) -> Image.Image:
+    samples, alpha = picture.samples, picture.alpha
+    if target == "webp" and max(picture.width, picture.height) > WEBP_MAX_SIDE:
+        raise InvalidField(
+            f"The picture is {picture.width} x {picture.height} pixels; WebP holds sides of at "
+            f"most {WEBP_MAX_SIDE}.",
+            field="output_format",
+        )
+    if target in ("jpeg", "webp") and samples.dtype == np.uint16:
+        samples = picture.pixels[..., 0]
+    if target == "jpeg" and alpha is not None:
+        if alpha.min() < 255:
+            raise InvalidField(
+                "The picture has transparency, which JPEG cannot hold; PNG, WebP and TIFF can.",
+                field="output_format",
+            )
+        alpha = None
+    image = Image.fromarray(np.ascontiguousarray(samples))
+    if alpha is not None:
+        image.putalpha(Image.fromarray(alpha))
+    return image
+
+
+def _jpeg_options(picture: Picture, quality: int | None) -> dict[str, object]:
+    coding = picture.coding
+    if quality is None and picture.format == "jpeg" and coding.tables:
+        return {
+            "qtables": [list(table) for table in coding.tables],
+            "subsampling": coding.subsampling,
+            "progressive": coding.progressive,
+        }
+    quality = quality or JPEG_QUALITY
+    return {"quality": quality, "subsampling": 0 if quality >= 90 else 2}
