@@ -19,8 +19,7 @@ from .classical import Classical
 from .generator import Generator
 from .tensors import to_image, to_mask, to_pixels
 
-Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["bfloat16", "float32"]
 
 
 class TorchFiller:
@@ -34,10 +33,7 @@ class TorchFiller:
     """
 
     def __init__(
-        self,
-        generator: Generator,
-        device: str = "cpu",
-        precision: Precision | Literal["auto"] = "auto",
+        self, generator: Generator, device: str = "cpu", precision: Precision | None = None
     ) -> None:
         """Copy the generator to the device.
 
@@ -45,15 +41,15 @@ class TorchFiller:
             generator: stays as it is, so that a network in training can be tried.
             device: where torch computes. Classical generators stay on the CPU.
             precision: of weights and features, which is as fast as autocast or faster, in half the
-                memory. "auto" takes bf16 where the device computes in it, fp32 elsewhere.
+                memory. None takes bfloat16 where the device computes in it, float32 elsewhere.
         """
         classical = isinstance(generator, Classical)
         self.rule: SizeRule = generator.rule
         self.engine = "opencv" if classical else "torch eager"
         self.device = "cpu" if classical else device
-        wanted = best_precision(self.device) if precision == "auto" else precision
-        self.precision: Precision = "fp32" if classical else wanted
-        self._dtype = DTYPES[self.precision]
+        wanted = precision or best_precision(self.device)
+        self.precision: Precision = "float32" if classical else wanted
+        self._dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self._generator = (
             copy.deepcopy(generator)
             .eval()
@@ -112,8 +108,8 @@ def padding(height: int, width: int, rule: SizeRule) -> tuple[int, int]:
 
 
 def best_precision(device: str) -> Precision:
-    """Return bf16 where the device has instructions for it, fp32 elsewhere."""
+    """Return bfloat16 where the device has instructions for it, float32 elsewhere."""
     if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     able = torch.cpu.get_capabilities()
-    return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
+    return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"

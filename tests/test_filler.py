@@ -46,7 +46,7 @@ def windows(batch: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray
 
 
 def test_fills_are_pixels_of_the_windows_size(generator):
-    fills = TorchFiller(generator, precision="fp32")(*windows(2, 24, 32))
+    fills = TorchFiller(generator, precision="float32")(*windows(2, 24, 32))
 
     assert fills.shape == (2, 24, 32, 3)
     assert fills.dtype == np.uint8
@@ -56,7 +56,7 @@ def test_fills_are_pixels_of_the_windows_size(generator):
 def test_a_fill_is_what_the_generator_computes_rounded(generator):
     pixels, holes = windows(1, 24, 32)
 
-    fill = TorchFiller(generator, precision="fp32")(pixels, holes)[0]
+    fill = TorchFiller(generator, precision="float32")(pixels, holes)[0]
 
     image = torch.from_numpy(pixels[0]).permute(2, 0, 1)[None] / 127.5 - 1
     expected = generator(image, torch.from_numpy(holes)[None].float())[0].permute(1, 2, 0)
@@ -112,7 +112,7 @@ def test_the_given_generator_stays_as_it_was(generator):
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     generator.train()
 
-    TorchFiller(generator, precision="bf16")(*windows(1, 16, 16))
+    TorchFiller(generator, precision="bfloat16")(*windows(1, 16, 16))
 
     assert generator.training
     assert all(parameter.requires_grad for parameter in generator.parameters())
@@ -121,11 +121,11 @@ def test_the_given_generator_stays_as_it_was(generator):
         assert torch.equal(value, before[name])
 
 
-def test_bf16_fills_differ_from_those_in_fp32_by_few_levels(generator):
+def test_bfloat16_fills_differ_from_those_in_float32_by_few_levels(generator):
     pixels, holes = windows(2, 32, 32)
 
-    exact = TorchFiller(generator, precision="fp32")(pixels, holes)
-    fast = TorchFiller(generator, precision="bf16")(pixels, holes)
+    exact = TorchFiller(generator, precision="float32")(pixels, holes)
+    fast = TorchFiller(generator, precision="bfloat16")(pixels, holes)
 
     assert np.abs(exact.astype(int) - fast).mean() < 1.5
 
@@ -134,21 +134,21 @@ def test_precision_follows_the_processor(generator):
     filler = TorchFiller(generator)
 
     capabilities = torch.cpu.get_capabilities()
-    has_bf16 = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
-    assert filler.precision == best_precision("cpu") == ("bf16" if has_bf16 else "fp32")
+    has_bfloat16 = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
+    assert filler.precision == best_precision("cpu") == ("bfloat16" if has_bfloat16 else "float32")
 
 
 def test_a_network_is_served_by_torch(generator):
-    filler = TorchFiller(generator, precision="fp32")
+    filler = TorchFiller(generator, precision="float32")
 
-    assert (filler.engine, filler.device, filler.precision) == ("torch eager", "cpu", "fp32")
+    assert (filler.engine, filler.device, filler.precision) == ("torch eager", "cpu", "float32")
     assert filler.rule == generator.rule
 
 
-def test_classical_fills_stay_on_the_cpu_in_fp32():
-    filler = TorchFiller(Telea(Telea.Config()), device="cuda", precision="bf16")
+def test_classical_fills_stay_on_the_cpu_in_float32():
+    filler = TorchFiller(Telea(Telea.Config()), device="cuda", precision="bfloat16")
 
-    assert (filler.engine, filler.device, filler.precision) == ("opencv", "cpu", "fp32")
+    assert (filler.engine, filler.device, filler.precision) == ("opencv", "cpu", "float32")
 
 
 def test_fills_do_not_depend_on_the_order_of_memory(generator):
@@ -196,7 +196,7 @@ def test_a_generator_may_optimise_while_it_fills():
 def test_fills_on_a_gpu_are_those_of_the_cpu(generator):
     pixels, holes = windows(2, 32, 32)
 
-    here = TorchFiller(generator, precision="fp32")(pixels, holes)
-    there = TorchFiller(generator, device="cuda", precision="fp32")(pixels, holes)
+    here = TorchFiller(generator, precision="float32")(pixels, holes)
+    there = TorchFiller(generator, device="cuda", precision="float32")(pixels, holes)
 
     assert np.abs(here.astype(int) - there).max() <= 1
