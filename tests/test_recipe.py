@@ -120,3 +120,19 @@ def test_a_recipe_cannot_be_changed(write):
     parsed = recipe.load(write(SMALL))
     with pytest.raises(ValueError, match="frozen"):
         parsed.seed = 2
+
+
+def keys(part):
+    for name, field in part.model_fields.items():
+        inner = field.annotation
+        if name == "stages":
+            inner = recipe.Stage
+        if isinstance(inner, type) and issubclass(inner, recipe.Part):
+            yield from (f"{name}.{key}" for key in keys(inner))
+        else:
+            yield name
+
+
+def test_every_key_of_a_recipe_is_documented():
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    assert [key for key in keys(recipe.Recipe) if f"`{key}`" not in text] == []
