@@ -1,0 +1,172 @@
+"""`inpaint bench fill`: how fast generators are as served, and how near to the machine's ceiling.
+
+Weights are fresh: speed does not depend on them, and no checkpoint is needed.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from torch import nn
+
+from models.filler import TorchFiller
+from models.generator import Generator
+from models.registry import GENERATORS, create
+from models.tensors import to_image, to_mask
+
+MODELS = ("aotgan-compact", "aotgan")
+LEAST_PAIRS = 3  # of runs as served and plain
+MATRIX_SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model at one size, batch 1."""
+
+    model: str
+    size: int  # side of the square window, pixels
+    device: str
+    seconds_served: float  # pixels in, pixels out, through the filler
+    seconds_eager_fp32: float  # the same network in float32, channels first
+    speedup: float
+    share_of_ceiling: float  # multiplications per second as served / those of a matrix product
+
+
+def fill(
+    *,
+    sizes: Annotated[str, typer.Option(help="Sides of windows in pixels, by commas.")] = "256,512",
+    seconds: Annotated[float, typer.Option(min=0, help="Time for each row, at least.")] = 10,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write figures here.")
+    ] = None,
+) -> None:
+    """Time generators as served against plain float32, and against a matrix product."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sides = _sides(sizes)
+    precision = TorchFiller(create(MODELS[0], {}), device).precision
+    rates = {name: matrix_rate(getattr(torch, name), device) for name in ("float32", precision)}
+    print(_machine(device))
+    for name, rate in rates.items():
+        print(f"matrix product in {name}: {rate / 1e9:.0f} GMAC/s")
+    print(f"{'model':16}{'px':>6}{'served s':>10}{'fp32 s':>10}{'speedup':>9}{'of ceiling':>12}")
+    rows = []
+    for model in MODELS:
+        for side in sides:
+            row = measure(model, side, device, seconds=seconds, ceiling=rates[precision])
+            print(
+                f"{row.model:16}{row.size:6}{row.seconds_served:10.3f}{row.seconds_eager_fp32:10.3f}"
+                f"{row.speedup:9.2f}{row.share_of_ceiling:12.0%}",
+                flush=True,
+            )
+            rows.append(asdict(row))
+    if json_file is not None:
+        json_file.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def measure(model: str, side: int, device: str, *, seconds: float, ceiling: float) -> Row:
+    """Time a fresh generator, as served and plain in turn, and keep the fastest run of each.
+
+    Args:
+        model: an architecture, in its default size.
+        side: of the window, pixels.
+        device: "cpu" or "cuda".
+        seconds: go on for this long at least.
+        ceiling: multiply-adds per second that the machine can do.
+    """
+    generator = create(model, {}).eval()
+    filler = TorchFiller(generator, device)
+    generator = generator.to(device)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+    holes = np.zeros((1, side, side), bool)
+    holes[:, side // 4 : side // 2, side // 4 : side // 2] = True
+    image = to_image(pixels).contiguous().to(device)
+    mask = to_mask(holes).to(device)
+
+    @torch.no_grad()
+    def plain() -> None:
+        generator(image, mask).cpu()  # waits for the device
+
+    def served() -> None:
+        filler(pixels, holes)
+
+    _time(plain), _time(served)
+    end = time.perf_counter() + seconds
+    pairs: list[tuple[float, float]] = []
+    while len(pairs) < LEAST_PAIRS or time.perf_counter() < end:
+        pairs.append((_time(served), _time(plain)))
+    fast, slow = (min(times) for times in zip(*pairs, strict=True))
+    return Row(
+        model=model,
+        size=side,
+        device=device,
+        seconds_served=fast,
+        seconds_eager_fp32=slow,
+        speedup=slow / fast,
+        share_of_ceiling=multiplications(model, side) / fast / ceiling,
+    )
+
+
+def multiplications(model: str, side: int) -> int:
+    """Return the multiply-adds of a generator's convolutions for one window."""
+    count = 0
+
+    def add(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal count
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        count += output.numel() * weight[0].numel()
+
+    with torch.device("meta"):  # shapes alone
+        generator: Generator = create(model, {})
+        for layer in generator.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(add)
+        generator(torch.zeros(1, 3, side, side), torch.zeros(1, 1, side, side))
+    return count
+
+
+def matrix_rate(dtype: torch.dtype, device: str) -> float:
+    """Return multiply-adds per second of the best of a few square matrix products."""
+    best = 0.0
+    for side in MATRIX_SIDES[device]:
+        matrix = torch.randn(side, side).to(device, dtype)
+
+        def product(matrix: torch.Tensor = matrix) -> None:
+            (matrix @ matrix)[0, 0].item()  # waits for the device
+
+        fastest = min(_time(product) for _ in range(8))
+        best = max(best, side**3 / fastest)
+    return best
+
+
+def _sides(sizes: str) -> list[int]:
+    """Return the sides, or refuse those that no padding-free window of both networks can have."""
+    accepted = "accepted are multiples of 8 from 40 on, by commas"
+    try:
+        sides = [int(size) for size in sizes.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{sizes!r} are no sizes; {accepted}") from error
+    for side in sides:
+        if not all(GENERATORS[model].rule.accepts(side, side) for model in MODELS):
+            raise typer.BadParameter(f"{side} is no size for all networks; {accepted}")
+    return sides
+
+
+def _time(run: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def _machine(device: str) -> str:
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
