@@ -37,7 +37,7 @@ class WorkerCard(BaseModel):
     pid: int
     device: str  # "cpu", "cuda:0"
     engine: str  # what runs the networks, e.g. "torch"
-    precision: str  # "fp32", "bf16", "fp16"
+    precision: str  # of the learned models: "fp32" or "bf16"
     models: tuple[Card, ...]
 
 

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     model: str = "aotgan-compact-256"  # used when a request names none
     models: Annotated[tuple[str, ...] | None, NoDecode] = None  # loaded at start; None: all found
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     @field_validator("models", mode="before")
     @classmethod

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -86,7 +86,6 @@ class Running:
     client: httpx.Client
     gateway: subprocess.Popen[bytes]
     worker: subprocess.Popen[bytes] | None = None
-    extra: dict[str, str] = field(default_factory=dict)
 
     def post(self, image: object = None, mask: object = None, **options: object) -> httpx.Response:
         """POST /inpaint; `headers` and `data` as for httpx."""

@@ -1,0 +1,35 @@
+"""The gateway as an ASGI application: `uvicorn --factory service.app:create_app`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from inpaint import __version__
+from inpaint.settings import Settings, load
+
+from . import problems, routes
+from .gateway import opened
+from .uploads import LimitBody, body_limit
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application; without `settings` they are read from the environment."""
+    settings = settings or load()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with opened(settings) as app.state.gateway:
+            yield
+
+    app = FastAPI(
+        title="Inpaint",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.include_router(routes.router)
+    app.add_middleware(LimitBody, limit=body_limit(settings))
+    problems.install(app)
+    return app
