@@ -28,6 +28,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.include_router(routes.router)
     app.add_middleware(LimitBody, limit=body_limit(settings))

@@ -115,7 +115,8 @@ def answer(
     if error.code in RETRY_AFTER_SECONDS:
         extra.setdefault("Retry-After", str(RETRY_AFTER_SECONDS[error.code]))
     level = logging.ERROR if status == 500 else logging.INFO
-    log.log(level, "%s %s: %s: %s", request_id, scope["path"], error.code, error.detail)
+    # quoted, so that what a client wrote cannot look like another line of the log
+    log.log(level, "%s %r: %s: %r", request_id, scope["path"], error.code, error.detail)
     return JSONResponse(body, status_code=status, headers=extra, media_type=MEDIA_TYPE)
 
 

@@ -62,3 +62,7 @@ def test_a_method_that_a_path_does_not_take_is_named_with_those_it_takes(gateway
     assert answer.headers["allow"] == "POST"
     assert answer.json()["code"] == "method-not-allowed"
     assert "PUT" in answer.json()["detail"]
+
+
+def test_a_path_with_one_slash_too_many_is_not_found_but_never_redirected(gateway):
+    assert gateway.client.get("/readyz/").status_code == 404
