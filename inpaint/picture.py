@@ -127,9 +127,10 @@ class Picture:
 
 def luminance(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the brightness of RGB `pixels` (...,3) as uint8 (...); Rec. 601, of gray the gray."""
-    red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
-    weighted = red * 19_595 + green * 38_470 + blue * 7_471 + 32_768  # sum of weights: 2**16
-    return (weighted >> 16).astype(np.uint8)
+    if not pixels.size:
+        return np.zeros(pixels.shape[:-1], np.uint8)
+    row = Image.fromarray(np.ascontiguousarray(pixels).reshape(1, -1, 3))
+    return np.asarray(row.convert("L")).reshape(pixels.shape[:-1])
 
 
 def decode(data: bytes, limits: Limits | None = None, *, field: str = "image") -> Picture:

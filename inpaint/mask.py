@@ -1,0 +1,247 @@
+"""From a mask file, or a picture's transparency, to a hole; and what can be done to a hole.
+
+In files white is the hole (luminance >= 128) unless `mask_mode` says otherwise; in arrays True is.
+Foreign conventions are converted here and nowhere else.
+
+Distances between pixels are the larger of the steps across and down, so that growing by n adds n
+pixels above, below and beside a hole, and a square of one pixel becomes a square of 2n + 1.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from .errors import (
+    ImageUnreadable,
+    MaskEmpty,
+    MaskFull,
+    MaskMissing,
+    MaskSizeMismatch,
+    MaskUnreadable,
+    UnsupportedImage,
+)
+from .header import Header, Limits
+from .picture import Picture, decode, luminance
+
+MaskMode = Literal["auto", "luminance", "alpha", "luminance_inverted"]
+MaskFit = Literal["exact", "resize"]
+Hole = NDArray[np.bool_]  # (H,W), True = to be filled
+Box = tuple[int, int, int, int]  # top, left, bottom, right; end exclusive
+
+THRESHOLD = 128  # of luminance and of alpha
+
+
+def check_size(mask: Header, image: Header) -> None:
+    """Compare the sizes that two headers state.
+
+    Raises:
+        MaskSizeMismatch: if they differ; the detail gives both.
+    """
+    _check_size(mask.height, mask.width, image.height, image.width)
+
+
+def decode_hole(
+    data: bytes,
+    height: int,
+    width: int,
+    *,
+    mode: MaskMode = "auto",
+    fit: MaskFit = "exact",
+    limits: Limits | None = None,
+) -> Hole:
+    """Decode a mask file.
+
+    Args:
+        data: the file, of any kind that pictures may have.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        mode: which pixels are the hole. `luminance`: white ones; `luminance_inverted`: black ones
+            (in both, what is transparent is not); `alpha`: transparent ones; `auto`: `alpha` for
+            a mask of one colour whose alpha varies, otherwise `luminance`.
+        fit: `resize` stretches a mask of another size, by nearest neighbours.
+        limits: as for pictures.
+
+    Returns:
+        bool (H,W), True = hole; neither empty nor full.
+
+    Raises:
+        MaskUnreadable, MaskSizeMismatch, MaskEmpty, MaskFull: by their names.
+        FileTooLarge, TooManyPixels, ImageTooSmall: of the mask, as of any picture.
+    """
+    try:
+        mask = decode(data, limits, field="mask")
+    except (UnsupportedImage, ImageUnreadable) as error:
+        raise MaskUnreadable(error.detail, field="mask") from error
+    if fit == "exact":
+        _check_size(mask.height, mask.width, height, width)
+    if mode == "auto":
+        mode = "alpha" if _painted_in_alpha(mask) else "luminance"
+    hole = _hole(mask, mode)
+    if hole.shape != (height, width):
+        resized = Image.fromarray(hole).resize((width, height), Image.Resampling.NEAREST)
+        hole = np.array(resized)
+    marks = {
+        "luminance": f"white (luminance of {THRESHOLD} or more)",
+        "luminance_inverted": f"black (luminance below {THRESHOLD})",
+        "alpha": f"transparent (alpha below {THRESHOLD})",
+    }[mode]
+    if not hole.any():
+        raise MaskEmpty(f"No pixel of the mask is {marks}: nothing is to be filled.", field="mask")
+    if hole.all():
+        raise MaskFull(f"Every pixel of the mask is {marks}: nothing is known.", field="mask")
+    return hole
+
+
+def hole_of_alpha(picture: Picture) -> Hole:
+    """Return the hole that a picture brings as its own transparency (alpha below 128).
+
+    Raises:
+        MaskMissing: if nothing is transparent.
+        MaskFull: if everything is.
+    """
+    if picture.alpha is None or not (hole := picture.alpha < THRESHOLD).any():
+        raise MaskMissing(
+            "No mask was sent, and the image has no transparent pixels to take its place.",
+            field="mask",
+        )
+    if hole.all():
+        raise MaskFull("Every pixel of the image is transparent: nothing is known.", field="image")
+    return hole
+
+
+def _check_size(mask_height: int, mask_width: int, height: int, width: int) -> None:
+    if (mask_height, mask_width) != (height, width):
+        raise MaskSizeMismatch(
+            f"The mask is {mask_width} x {mask_height} pixels, the image {width} x {height} "
+            "(both upright); the sizes must agree, unless mask_fit is resize.",
+            field="mask",
+        )
+
+
+def _painted_in_alpha(mask: Picture) -> bool:
+    if mask.alpha is None or mask.alpha.min() == mask.alpha.max():
+        return False
+    return bool((mask.samples == mask.samples[0, 0]).all())
+
+
+def _hole(mask: Picture, mode: MaskMode) -> Hole:
+    alpha = mask.alpha
+    if mode == "alpha":
+        if alpha is None:
+            return np.zeros((mask.height, mask.width), bool)
+        return alpha < THRESHOLD
+    bright = mask.pixels[..., 0] if mask.gray else luminance(mask.pixels)
+    inverted = mode == "luminance_inverted"
+    if alpha is not None:  # laid on what is not the hole
+        ground = 255 if inverted else 0
+        share = alpha.astype(np.uint16)
+        bright = ((bright * share + ground * (255 - share) + 127) // 255).astype(np.uint8)
+    return bright < THRESHOLD if inverted else bright >= THRESHOLD
+
+
+# --- what can be done to a hole ---------------------------------------------------------------
+
+
+def bounding_box(hole: Hole) -> Box | None:
+    """Return the smallest box that holds the hole; None for an empty one."""
+    rows = np.flatnonzero(hole.any(axis=1))
+    if not rows.size:
+        return None
+    columns = np.flatnonzero(hole[rows[0] : rows[-1] + 1].any(axis=0))
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
+def grow(hole: Hole, pixels: int) -> Hole:
+    """Return the hole widened by `pixels` on every side."""
+    if pixels < 0:
+        raise ValueError(f"a hole cannot grow by {pixels} pixels")
+    grown = hole.copy()
+    if (near := _surroundings(hole, pixels)) is not None:
+        grown[near] = _spread(_spread(hole[near], pixels, axis=0), pixels, axis=1)
+    return grown
+
+
+def feather_weights(hole: Hole, pixels: int) -> NDArray[np.uint8]:
+    """Return how much of the fill each pixel takes, uint8 (H,W): 0 none, 255 all.
+
+    0 outside the hole; rising over its outermost `pixels`; 255 further inside and, where the hole
+    reaches it, along the border of the picture. A hole that was grown by at least `pixels` is thus
+    filled wholly where it was before.
+    """
+    weights = hole.astype(np.uint8) * np.uint8(255)
+    near = _surroundings(hole, 1)
+    if pixels == 0 or near is None:
+        return weights
+    # What lies deeper than the first half of the rim, blurred over the second half: 255 where
+    # the blur sees nothing else, 0 where it sees nothing of it.
+    half = (pixels + 1) // 2
+    known = ~hole[near]
+    deep = ~_spread(_spread(known, half, axis=0), half, axis=1)
+    blur = ImageFilter.BoxBlur(pixels - half)
+    weights[near] = np.asarray(Image.fromarray(deep.astype(np.uint8) * 255).filter(blur))
+    return weights
+
+
+def _surroundings(hole: Hole, pixels: int) -> tuple[slice, slice] | None:
+    """Return the part of the picture that is up to `pixels` away from the hole."""
+    if (box := bounding_box(hole)) is None:
+        return None
+    top, left, bottom, right = box
+    rows = slice(max(0, top - pixels), bottom + pixels)
+    return rows, slice(max(0, left - pixels), right + pixels)
+
+
+def _spread(hole: Hole, pixels: int, *, axis: int) -> Hole:
+    """Widen along one axis; each pass doubles the reach, and more would tear holes at borders."""
+    wide = np.moveaxis(hole, axis, 0)
+    reached = 0
+    while reached < pixels:
+        step = min(reached + 1, pixels - reached)
+        wider = wide.copy(order="K")
+        wider[step:] |= wide[:-step]
+        wider[:-step] |= wide[step:]
+        wide, reached = wider, reached + step
+    return np.moveaxis(wide, 0, axis)
+
+
+# --- groups, found on a coarse grid -----------------------------------------------------------
+
+BLOCK = 16  # pixels on a side
+
+
+def blocks(hole: Hole) -> Hole:
+    """Return which blocks of the picture hold a part of the hole, bool (H/16, W/16) rounded up."""
+    rows = np.logical_or.reduceat(hole, np.arange(0, hole.shape[0], BLOCK), axis=0)
+    return np.logical_or.reduceat(rows, np.arange(0, hole.shape[1], BLOCK), axis=1)
+
+
+def groups(grid: Hole) -> tuple[NDArray[np.int32], list[Box]]:
+    """Divide a grid of blocks into groups that touch, also at corners.
+
+    Holes less than a block apart are in one group; holes two blocks apart are not.
+
+    Returns:
+        The number of its group for each block, from 1 on, 0 where there is no hole; and the
+        groups' boxes in blocks, in the order of their numbers.
+    """
+    labels = np.zeros((grid.shape[0] + 2, grid.shape[1] + 2), np.int32)  # with a rim of 0
+    labels[1:-1, 1:-1][grid] = -1  # a part of the hole, not yet seen
+    flat, width = labels.reshape(-1), labels.shape[1]
+    steps = (-width - 1, -width, -width + 1, -1, 1, width - 1, width, width + 1)
+    boxes: list[Box] = []
+    for seed in np.flatnonzero(flat == -1).tolist():
+        if flat[seed] != -1:
+            continue
+        flat[seed] = len(boxes) + 1
+        members = [seed]
+        for place in members:  # grows as it is walked
+            for step in steps:
+                if flat[place + step] == -1:
+                    flat[place + step] = len(boxes) + 1
+                    members.append(place + step)
+        rows, columns = np.divmod(np.array(members), width)
+        top, left = int(rows.min()) - 1, int(columns.min()) - 1
+        boxes.append((top, left, int(rows.max()), int(columns.max())))
+    return labels[1:-1, 1:-1], boxes
