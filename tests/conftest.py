@@ -203,7 +203,7 @@ def gateway(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_service() -> Callable[..., object]:
     """The context manager behind `service`, for tests that stop or kill parts of it."""
     return _running
