@@ -25,7 +25,8 @@ from .errors import (
 from .header import Header, Limits
 from .picture import Picture, decode, luminance
 
-MaskMode = Literal["auto", "luminance", "alpha", "luminance_inverted"]
+ReadMode = Literal["luminance", "alpha", "luminance_inverted"]
+MaskMode = Literal["auto", ReadMode]
 MaskFit = Literal["exact", "resize"]
 Hole = NDArray[np.bool_]  # (H,W), True = to be filled
 Box = tuple[int, int, int, int]  # top, left, bottom, right; end exclusive
@@ -50,7 +51,7 @@ def decode_hole(
     mode: MaskMode = "auto",
     fit: MaskFit = "exact",
     limits: Limits | None = None,
-) -> Hole:
+) -> tuple[Hole, ReadMode]:
     """Decode a mask file.
 
     Args:
@@ -64,7 +65,7 @@ def decode_hole(
         limits: as for pictures.
 
     Returns:
-        bool (H,W), True = hole; neither empty nor full.
+        bool (H,W), True = hole; neither empty nor full. And the mode, which `auto` has chosen.
 
     Raises:
         MaskUnreadable, MaskSizeMismatch, MaskEmpty, MaskFull: by their names.
@@ -76,9 +77,8 @@ def decode_hole(
         raise MaskUnreadable(error.detail, field="mask") from error
     if fit == "exact":
         _check_size(mask.height, mask.width, height, width)
-    if mode == "auto":
-        mode = "alpha" if _painted_in_alpha(mask) else "luminance"
-    hole = _hole(mask, mode)
+    chosen: ReadMode = mode if mode != "auto" else _best_mode(mask)
+    hole = _hole(mask, chosen)
     if hole.shape != (height, width):
         resized = Image.fromarray(hole).resize((width, height), Image.Resampling.NEAREST)
         hole = np.array(resized)
@@ -86,12 +86,12 @@ def decode_hole(
         "luminance": f"white (luminance of {THRESHOLD} or more)",
         "luminance_inverted": f"black (luminance below {THRESHOLD})",
         "alpha": f"transparent (alpha below {THRESHOLD})",
-    }[mode]
+    }[chosen]
     if not hole.any():
         raise MaskEmpty(f"No pixel of the mask is {marks}: nothing is to be filled.", field="mask")
     if hole.all():
         raise MaskFull(f"Every pixel of the mask is {marks}: nothing is known.", field="mask")
-    return hole
+    return hole, chosen
 
 
 def hole_of_alpha(picture: Picture) -> Hole:
@@ -120,13 +120,14 @@ def _check_size(mask_height: int, mask_width: int, height: int, width: int) -> N
         )
 
 
-def _painted_in_alpha(mask: Picture) -> bool:
+def _best_mode(mask: Picture) -> ReadMode:
+    """Say `alpha` of a mask of one colour whose alpha varies, else `luminance`."""
     if mask.alpha is None or mask.alpha.min() == mask.alpha.max():
-        return False
-    return bool((mask.samples == mask.samples[0, 0]).all())
+        return "luminance"
+    return "alpha" if (mask.samples == mask.samples[0, 0]).all() else "luminance"
 
 
-def _hole(mask: Picture, mode: MaskMode) -> Hole:
+def _hole(mask: Picture, mode: ReadMode) -> Hole:
     alpha = mask.alpha
     if mode == "alpha":
         if alpha is None:

@@ -54,7 +54,7 @@ def erased(hole, colours):
 
 
 def read(data, **options):
-    return decode_hole(data, HEIGHT, WIDTH, **options)
+    return decode_hole(data, HEIGHT, WIDTH, **options)[0]
 
 
 # --- polarity ---------------------------------------------------------------------------------
@@ -97,12 +97,15 @@ def test_auto_reads_one_colour_of_varying_alpha_as_alpha(hole):
     data = saved(erased(hole, black))
     assert np.array_equal(read(data), hole)
     assert np.array_equal(read(data, mode="alpha"), hole)
+    assert decode_hole(data, HEIGHT, WIDTH)[1] == "alpha"
 
 
 def test_auto_reads_strokes_on_a_transparent_ground_as_luminance(hole):
     strokes = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
     strokes[hole] = 255
-    assert np.array_equal(read(saved(Image.fromarray(strokes))), hole)
+    data = saved(Image.fromarray(strokes))
+    assert np.array_equal(read(data), hole)
+    assert decode_hole(data, HEIGHT, WIDTH)[1] == "luminance"
 
 
 def test_alpha_of_an_erased_photograph_is_read_when_asked_for(hole):
