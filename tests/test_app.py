@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -58,6 +59,27 @@ def test_the_gateway_imports_neither_torch_nor_opencv():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == []
+
+
+def test_uvicorn_finds_the_application_by_its_factory(settings, eventually):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app"]
+    variables = {"INPAINT_DATA": str(settings.data), "REDIS_URL": settings.redis}
+    process = subprocess.Popen([*command, "--port", str(port)], env=os.environ | variables)
+
+    def answers():
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/info", trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    try:
+        eventually(answers)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
 
 
 def test_the_gateway_stays_small_after_work(service, image, mask, encoded):

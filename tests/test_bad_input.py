@@ -166,9 +166,9 @@ def test_another_content_type_is_named(service, image):
     refused(answer, 400, "malformed-multipart", "image/png")
 
 
-def test_a_hundred_bad_requests_in_a_row_change_nothing(service, image, mask):
-    for number in range(100):
+def test_damage_anywhere_in_a_file_is_never_more_than_a_4xx(service, image, mask):
+    for place in range(0, len(image), max(1, len(image) // 40)):
         damaged = bytearray(image)
-        damaged[60 + number % (len(image) - 60)] ^= 0xFF
+        damaged[place] ^= 0xFF
         answer = service.post(bytes(damaged), mask)
         assert answer.status_code in (200, 415, 422), answer.text
