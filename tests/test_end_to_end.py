@@ -1,0 +1,105 @@
+"""A picture through the whole service: HTTP, queue, worker, a learned generator, and back."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from inpaint.settings import Settings
+from models.aotgan_compact import CompactAOTGAN
+from models.checkpoint import Header, save
+
+
+@pytest.fixture(scope="module")
+def learned(server, start_service, tmp_path_factory):
+    """A service whose default model is a checkpoint saved here."""
+    folder = tmp_path_factory.mktemp("learned")
+    torch.manual_seed(0)
+    config = CompactAOTGAN.Config(width=4, channels=8, blocks=1, rates=(1, 2))
+    generator = CompactAOTGAN(config)
+    header = Header.of(generator, name="tiny", license="Apache-2.0")
+    save(folder / "tiny.safetensors", generator, header)
+    settings = Settings(data=folder, redis_url=server.url(3))
+    variables = {
+        "INPAINT_CHECKPOINTS": str(folder),
+        "INPAINT_MODEL": "tiny",
+        "INPAINT_MODELS": "tiny,telea",
+    }
+    with start_service(settings, worker=True, **variables) as running:
+        yield running
+
+
+def pixels_of(data):
+    return np.asarray(Image.open(BytesIO(data)))
+
+
+@pytest.mark.slow
+def test_a_learned_model_fills_the_hole_and_nothing_else(learned, image, mask, photo, hole):
+    answer = learned.post(image, mask)
+
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["X-Model"] == "tiny"
+    assert answer.headers["Content-Type"] == "image/png"
+    result = pixels_of(answer.content)
+    assert np.array_equal(result[~hole], photo[~hole])
+    assert not np.array_equal(result[hole], photo[hole])
+
+
+@pytest.mark.slow
+def test_two_models_give_two_fills(learned, image, mask, hole):
+    fills = [
+        pixels_of(learned.post(image, mask, data={"model": name}).content)[hole]
+        for name in ("tiny", "telea")
+    ]
+
+    assert not np.array_equal(*fills)
+
+
+@pytest.mark.slow
+def test_a_jpeg_stays_a_jpeg_of_its_size(learned, encoded, photo, mask):
+    answer = learned.post(encoded(photo, "JPEG", quality=90), mask)
+
+    assert answer.headers["Content-Type"] == "image/jpeg"
+    result = Image.open(BytesIO(answer.content))
+    assert result.format == "JPEG"
+    assert result.size == (96, 64)
+
+
+@pytest.mark.slow
+def test_an_asynchronous_job_is_found_with_its_result(
+    learned, image, mask, photo, hole, eventually
+):
+    answer = learned.post(image, mask, headers={"Prefer": "respond-async"})
+    assert answer.status_code == 202
+    place = answer.headers["Location"]
+
+    eventually(lambda: learned.client.get(place).json()["status"] == "succeeded")
+
+    result = pixels_of(learned.client.get(f"{place}/result").content)
+    assert np.array_equal(result[~hole], photo[~hole])
+
+
+@pytest.mark.slow
+def test_a_hole_grown_and_feathered_changes_nothing_beyond(learned, image, mask, photo, hole):
+    answer = learned.post(image, mask, data={"mask_grow": "2", "mask_feather": "4"})
+
+    result = pixels_of(answer.content)
+    grown = np.zeros_like(hole)
+    grown[20:44, 36:64] = True
+    assert np.array_equal(result[~grown], photo[~grown])
+    assert not np.array_equal(result[grown & ~hole], photo[grown & ~hole])
+
+
+@pytest.mark.slow
+def test_damaged_data_is_told_to_who_waits_and_to_who_asks_later(learned, image, mask, eventually):
+    truncated = image[: len(image) // 2]
+
+    waited = learned.post(truncated, mask)
+    place = learned.post(truncated, mask, headers={"Prefer": "respond-async"}).headers["Location"]
+    eventually(lambda: learned.client.get(place).json()["status"] == "failed")
+
+    assert waited.status_code == 422
+    assert waited.json()["code"] == "image-unreadable"
+    assert learned.client.get(place).json()["error"]["code"] == "image-unreadable"

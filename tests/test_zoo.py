@@ -1,0 +1,100 @@
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from inpaint.errors import BadCheckpoint, StartFailed, UnknownModel
+from inpaint.settings import Settings
+from models.aotgan_compact import CompactAOTGAN
+from models.checkpoint import Header, save
+from models.filler import TorchFiller
+from worker.zoo import Zoo, find
+
+
+@pytest.fixture
+def generator():
+    torch.manual_seed(0)
+    return CompactAOTGAN(CompactAOTGAN.Config(width=4, channels=8, blocks=1, rates=(1, 2)))
+
+
+@pytest.fixture
+def folder(tmp_path, generator):
+    """A folder with one good checkpoint, `tiny`."""
+    header = Header.of(generator, name="tiny", license="Apache-2.0")
+    save(tmp_path / "tiny.safetensors", generator, header)
+    return tmp_path
+
+
+def test_the_classical_fills_need_no_checkpoint():
+    zoo = Zoo.load(Settings(models="telea,navier-stokes", model="telea"))
+
+    assert list(zoo.fillers) == list(zoo.cards) == ["telea", "navier-stokes"]
+    assert zoo.cards["telea"].digest is None
+    assert (zoo.device, zoo.engine, zoo.precision) == ("cpu", "opencv", "fp32")
+
+
+def test_a_checkpoint_fills_as_the_generator_that_was_saved(folder, generator, photo, hole):
+    settings = Settings(models="tiny", checkpoints=folder, precision="fp32")
+
+    filler = Zoo.load(settings).filler("tiny")
+
+    expected = TorchFiller(generator, precision="float32")(photo[None], hole[None])
+    np.testing.assert_array_equal(filler(photo[None], hole[None]), expected)
+
+
+def test_a_card_tells_what_the_file_holds(folder, generator):
+    card = Zoo.load(Settings(models="tiny", checkpoints=folder)).cards["tiny"]
+
+    digest = hashlib.sha256((folder / "tiny.safetensors").read_bytes()).hexdigest()
+    assert card.digest == f"sha256:{digest[:16]}"
+    assert card.architecture == "aotgan-compact"
+    assert card.parameters == sum(weights.numel() for weights in generator.parameters())
+    assert card.license == "Apache-2.0"
+    assert card.trained == 256
+
+
+def test_all_models_that_are_found_are_held_unless_some_are_named(folder):
+    found = find(folder)
+
+    zoo = Zoo.load(Settings(model="tiny", checkpoints=folder))
+
+    assert "tiny" in found
+    assert set(zoo.fillers) == {*found, "telea", "navier-stokes"}
+
+
+def test_a_corrupt_checkpoint_is_named_with_its_reason(folder):
+    (folder / "broken.safetensors").write_bytes(b"no tensors at all")
+
+    with pytest.raises(BadCheckpoint, match=r"broken\.safetensors cannot be read"):
+        Zoo.load(Settings(models="broken", checkpoints=folder))
+
+
+def test_a_checkpoint_that_is_not_asked_for_is_not_opened(folder):
+    (folder / "broken.safetensors").write_bytes(b"no tensors at all")
+
+    assert list(Zoo.load(Settings(models="tiny", checkpoints=folder)).fillers) == ["tiny"]
+
+
+@pytest.mark.parametrize("wanted", [{"model": "other"}, {"models": "telea,other"}])
+def test_a_model_that_is_asked_for_and_not_found_is_refused(wanted):
+    with pytest.raises(UnknownModel, match=r"no model other; found are: .*telea"):
+        Zoo.load(Settings(**wanted))
+
+
+def test_a_job_for_another_model_is_refused():
+    zoo = Zoo.load(Settings(models="telea"))
+
+    with pytest.raises(UnknownModel, match="no model other; it holds: telea"):
+        zoo.filler("other")
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(StartFailed, match="there is no folder"):
+        Zoo.load(Settings(models="telea", checkpoints=tmp_path / "nowhere"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(StartFailed, match="finds no CUDA device"):
+        Zoo.load(Settings(models="telea", device="cuda"))

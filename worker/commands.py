@@ -1,0 +1,69 @@
+"""`inpaint worker`: load the models, then take jobs from the queue until asked to stop."""
+
+import logging
+import os
+import socket
+import sys
+import time
+from typing import Annotated
+
+import psutil
+import torch
+import typer
+
+from inpaint import catalogue
+from inpaint.blobs import Blobs
+from inpaint.errors import BadCheckpoint, StartFailed, UnknownModel
+from inpaint.jobs import connect
+from inpaint.settings import load
+
+from .beat import Beat
+from .loop import exit_on_signals, wait_for_redis, work
+from .tasks import Workplace, equip
+from .zoo import Zoo
+
+log = logging.getLogger("inpaint.worker")
+
+
+def worker(
+    *,
+    models: Annotated[
+        str | None, typer.Option(help="Models to load, divided by commas; by default all.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+) -> None:
+    """Take jobs from the queue; what is not given is taken from INPAINT_* and REDIS_URL.
+
+    Ends with status 78 if a checkpoint is corrupt or a model unknown: starting again is no use.
+    """
+    given = {"models": models, "device": device}
+    settings = load({name: value for name, value in given.items() if value is not None})
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("inpaint").setLevel(logging.INFO)
+    log.info("imports took %.1f s", time.time() - psutil.Process().create_time())
+    exit_on_signals()
+    wait_for_redis(settings)
+    try:
+        zoo = Zoo.load(settings)
+    except (BadCheckpoint, StartFailed, UnknownModel) as refusal:
+        print(f"inpaint: {refusal.detail} ({refusal.code})", file=sys.stderr)
+        sys.exit(os.EX_CONFIG)
+    equip(Workplace(settings, Blobs(settings.blobs), zoo))
+    card = catalogue.WorkerCard(
+        worker=f"{socket.gethostname()}-{os.getpid()}",
+        pid=os.getpid(),
+        device=zoo.device,
+        engine=zoo.engine,
+        precision=zoo.precision,
+        models=tuple(zoo.cards.values()),
+    )
+    log.info(
+        "ready on %s, %s, %d threads: %s",
+        zoo.device,
+        zoo.precision,
+        torch.get_num_threads(),
+        ", ".join(zoo.cards),
+    )
+    with connect(settings) as redis, Beat(redis, card):
+        work(settings)
+    log.info("stopped")

@@ -1,0 +1,130 @@
+"""The models that a worker holds: found by name, loaded and warmed at start, kept until the end."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+
+from inpaint.catalogue import Card
+from inpaint.errors import StartFailed, UnknownModel
+from inpaint.highres import Filler
+from inpaint.settings import Settings
+from models.checkpoint import SUFFIX, load
+from models.classical import Classical
+from models.filler import Precision, TorchFiller
+from models.generator import Generator
+from models.registry import GENERATORS, create
+
+CLASSICAL = [name for name, kind in GENERATORS.items() if issubclass(kind, Classical)]
+DIGEST_DIGITS = 16  # hexadecimal, of the 64 that SHA-256 has: enough to tell checkpoints apart
+
+PRECISIONS: dict[str, Precision | None] = {"auto": None, "bf16": "bfloat16", "fp32": "float32"}
+
+log = logging.getLogger("inpaint.worker")
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """Fillers by the name of their model, with the models' cards."""
+
+    fillers: Mapping[str, Filler]
+    cards: Mapping[str, Card]
+    device: str = "cpu"
+    engine: str = "opencv"  # of the learned models, if there is one
+    precision: str = "fp32"  # likewise
+
+    @classmethod
+    def load(cls, settings: Settings) -> Self:
+        """Load and warm the models that `settings` ask for: those named, else all that are found.
+
+        Raises:
+            BadCheckpoint: naming the file and the reason.
+            UnknownModel: if a model is asked for that is not found.
+            StartFailed: if the device is not there, or the folder of checkpoints.
+        """
+        found = find(settings.checkpoints)
+        known = [*found, *CLASSICAL]
+        for name in settings.models or (settings.model,):
+            if name not in known:
+                raise UnknownModel(f"There is no model {name}; found are: {', '.join(known)}.")
+        device, precision = _device(settings.device), PRECISIONS[settings.precision]
+        fillers: dict[str, TorchFiller] = {}
+        cards = {}
+        for name in settings.models or known:
+            began = time.monotonic()
+            generator, cards[name] = _open(name, found.get(name))
+            filler = fillers[name] = TorchFiller(generator, device=device, precision=precision)
+            loaded = time.monotonic()
+            filler.warm([(filler.rule.trained, filler.rule.trained)])
+            warmed = time.monotonic()
+            log.info("%s loaded in %.1f s, warmed in %.1f s", name, loaded - began, warmed - loaded)
+        shown = next(iter(fillers.values()))  # a learned one, where there is one: they go first
+        return cls(
+            fillers,
+            cards,
+            device=shown.device,
+            engine=shown.engine,
+            precision="bf16" if shown.precision == "bfloat16" else "fp32",
+        )
+
+    def filler(self, name: str) -> Filler:
+        """Return the filler of a model.
+
+        Raises:
+            UnknownModel: naming those that this worker holds.
+        """
+        if name not in self.fillers:
+            raise UnknownModel(
+                f"This worker holds no model {name}; it holds: {', '.join(self.fillers)}.",
+                field="model",
+            )
+        return self.fillers[name]
+
+
+def find(folder: Path | None) -> dict[str, Path]:
+    """Return the checkpoints by name: the shipped ones and those in `folder`, which go first.
+
+    Raises:
+        StartFailed: if there is no such folder.
+    """
+    with as_file(files("models") / "checkpoints") as shipped:
+        found = {path.stem: path for path in sorted(shipped.glob(f"*{SUFFIX}"))}
+    if folder is not None:
+        if not folder.is_dir():
+            raise StartFailed(f"INPAINT_CHECKPOINTS: there is no folder {folder}.")
+        found |= {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}
+    return found
+
+
+def _open(name: str, path: Path | None) -> tuple[Generator, Card]:
+    """Return a generator with its weights and what is known about it."""
+    if path is None:
+        generator = create(name, {})
+        return generator, Card(name=name, architecture=name, source=generator.source or None)
+    generator, header = load(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    card = Card(
+        name=name,
+        architecture=header.architecture,
+        parameters=sum(tensor.numel() for tensor in generator.parameters()),
+        digest=f"sha256:{digest[:DIGEST_DIGITS]}",
+        trained=header.rule.trained,
+        license=header.license,
+        source=header.source or None,
+    )
+    return generator, card
+
+
+def _device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise StartFailed("INPAINT_DEVICE is cuda, and torch finds no CUDA device.")
+    return wanted
