@@ -1,6 +1,7 @@
 """The contract with tasks of our own, run by RQ's own worker; test_routes has the real one."""
 
 import asyncio
+import signal
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -53,9 +54,12 @@ def job(**fields):
 
 
 def work(queue):
-    """Run all jobs that wait, here and now."""
+    """Run all jobs that wait, here and now; RQ leaves its signal handlers behind, we do not."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     worker = SimpleWorker([queue], connection=queue.connection, serializer=JSONSerializer)
     worker.work(burst=True, logging_level="CRITICAL")
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def wait(settings, job_id, seconds):
