@@ -212,10 +212,12 @@ def _spread(hole: Hole, pixels: int, *, axis: int) -> Hole:
 BLOCK = 16  # pixels on a side
 
 
-def blocks(hole: Hole) -> Hole:
-    """Return which blocks of the picture hold a part of the hole, bool (H/16, W/16) rounded up."""
-    rows = np.logical_or.reduceat(hole, np.arange(0, hole.shape[0], BLOCK), axis=0)
-    return np.logical_or.reduceat(rows, np.arange(0, hole.shape[1], BLOCK), axis=1)
+def blocks(hole: Hole) -> NDArray[np.uint16]:
+    """Return how many pixels of each block are hole, (H/16, W/16) rounded up."""
+    rows = np.add.reduceat(hole, np.arange(0, hole.shape[0], BLOCK), axis=0, dtype=np.uint8)
+    columns = np.arange(0, hole.shape[1], BLOCK)
+    counts: NDArray[np.uint16] = np.add.reduceat(rows, columns, axis=1, dtype=np.uint16)
+    return counts
 
 
 def groups(grid: Hole) -> tuple[NDArray[np.int32], list[Box]]:

@@ -1,0 +1,100 @@
+"""Fill the hole of a picture: prepare, let a filler fill the windows, finish.
+
+`prepare` and `finish` touch no generator and change nothing they are given, so they may run
+anywhere; `restore` is all three. The worker and evaluation go through here.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .composite import Canvas, composite
+from .errors import MaskFull
+from .highres import Filler, Pixels, SizeRule, Window, batches, enlarge, plan, read
+from .mask import Hole
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A picture and the windows through which its hole is to be filled.
+
+    Attributes:
+        pixels: uint8 (H,W,3), RGB, as they came.
+        hole: bool (H,W), True = to be filled.
+        feather: pixels over which the hole's rim is blended.
+        rule: of the generator.
+        windows: in the order in which fills are expected; none if the hole is empty.
+    """
+
+    pixels: Pixels
+    hole: Hole
+    feather: int
+    rule: SizeRule
+    windows: tuple[Window, ...]
+
+    def inputs(self, windows: Sequence[Window]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Return pixels (B,h,w,3) and holes (B,h,w) for windows of one size."""
+        seen = [read(self.pixels, self.hole, window) for window in windows]
+        return np.stack([pixels for pixels, _ in seen]), np.stack([hole for _, hole in seen])
+
+
+def prepare(pixels: Pixels, hole: Hole, rule: SizeRule, *, feather: int = 0) -> Plan:
+    """Plan the windows for a hole.
+
+    Args:
+        pixels: uint8 (H,W,3), RGB.
+        hole: bool (H,W), True = to be filled; already grown, and by at least `feather`.
+        rule: of the generator.
+        feather: the hole's outermost pixels that are blended with the picture.
+
+    Raises:
+        MaskFull: if nothing is known.
+        ValueError: if pixels and hole do not belong together.
+    """
+    if pixels.dtype != np.uint8 or hole.dtype != np.bool_ or pixels.shape != (*hole.shape, 3):
+        raise ValueError(f"pixels {pixels.shape} {pixels.dtype}, hole {hole.shape} {hole.dtype}")
+    if hole.all():
+        raise MaskFull("The hole covers the whole picture: nothing is known.", field="mask")
+    return Plan(pixels, hole, feather, rule, tuple(plan(hole, rule)))
+
+
+def finish(plan: Plan, fills: Iterable[Pixels]) -> Pixels:
+    """Put the fills into the hole.
+
+    Args:
+        plan: from `prepare`.
+        fills: one for each window, uint8 (h,w,3), in their order.
+
+    Returns:
+        uint8 (H,W,3), equal to the plan's pixels wherever the hole is False.
+
+    Raises:
+        ValueError: if fills are missing, too many, or of another size.
+    """
+    canvas = Canvas(plan.pixels, plan.hole, hole_share=plan.rule.hole_share)
+    for window, fill in zip(plan.windows, fills, strict=True):
+        if fill.shape != (*window.size, 3) or fill.dtype != np.uint8:
+            raise ValueError(f"fill {fill.shape} {fill.dtype} for a window of {window.size}")
+        if window.scale != 1:
+            seen, holes = read(plan.pixels, plan.hole, window)
+            fill = enlarge(composite(seen, fill, holes), window)  # the rim takes from outside too
+        canvas.lay(window, fill)
+    if plan.feather:
+        canvas.feather(plan.feather)
+    return canvas.pixels
+
+
+def restore(pixels: Pixels, hole: Hole, filler: Filler, *, feather: int = 0) -> Pixels:
+    """Fill the hole: `prepare`, the filler on one batch after the other, `finish`.
+
+    Arguments, result and refusals are those of `prepare` and `finish`.
+    """
+    plan = prepare(pixels, hole, filler.rule, feather=feather)
+    return finish(plan, _fills(plan, filler))
+
+
+def _fills(plan: Plan, filler: Filler) -> Iterator[Pixels]:
+    for batch in batches(plan.windows):
+        yield from filler(*plan.inputs(batch))
