@@ -204,7 +204,7 @@ class Supervisor:
             self._watch()
         log.info("gateway answers after %.1f s", self._seconds())
         with closing(_client(self._changes["REDIS_URL"])) as client:
-            while not _answers(lambda: catalogue.workers(client)):
+            while not _answers(lambda: self._worker_reports(client)):
                 self._watch()
         log.info("worker ready after %.1f s", self._seconds())
         log.info("ready after %.1f s: %s", self._seconds(), self._url)
@@ -215,6 +215,11 @@ class Supervisor:
 
     def _get_livez(self) -> bool:
         return httpx.get(f"{self._url}/livez", timeout=2, trust_env=False).is_success
+
+    def _worker_reports(self, client: redis.Redis) -> bool:
+        """Say whether our worker is ready; the card of a killed one may still be there."""
+        pids = [child.pid for child in self._children if child.name == "worker"]
+        return any(card.pid in pids for card in catalogue.workers(client))
 
     def _watch(self) -> int | None:
         """Look after the children once, after a short sleep; return a status of one that died."""

@@ -27,9 +27,19 @@ def supervised(tmp_path_factory):
 
 
 def child(supervised, word):
-    """The supervisor's child whose command line ends in or contains a word."""
-    children = psutil.Process(supervised.process.pid).children()
-    return next(child for child in children if any(word in part for part in child.cmdline()))
+    """The supervisor's child with a word in its command line; None while there is none."""
+    for child in psutil.Process(supervised.process.pid).children():
+        try:
+            if any(word in part for part in child.cmdline()):
+                return child
+        except psutil.NoSuchProcess:  # it has ended and was not yet taken note of
+            continue
+    return None
+
+
+def replaced(supervised, killed, word):
+    new = child(supervised, word)
+    return ended(killed) and new is not None and new.pid != killed.pid
 
 
 def descendants(supervised):
@@ -89,7 +99,7 @@ def test_a_killed_worker_is_replaced(supervised):
     killed = child(supervised, "worker")
 
     killed.kill()
-    wait_until(lambda: ended(killed) and child(supervised, "worker").pid != killed.pid)
+    wait_until(lambda: replaced(supervised, killed, "worker"))
 
     assert post(supervised, Prefer="wait=30").status_code == 200
 
@@ -99,7 +109,7 @@ def test_a_killed_gateway_is_replaced(supervised):
     killed = child(supervised, "serve")
 
     killed.kill()
-    wait_until(lambda: ended(killed) and ready(supervised))
+    wait_until(lambda: replaced(supervised, killed, "serve") and ready(supervised))
 
     assert post(supervised).status_code == 200
 
@@ -110,18 +120,18 @@ def test_a_killed_server_is_replaced_and_keeps_its_data(supervised):
     killed = child(supervised, "redis.sock")
 
     killed.kill()
-    wait_until(lambda: ended(killed) and ready(supervised))
+    wait_until(lambda: replaced(supervised, killed, "redis.sock") and ready(supervised))
 
     assert httpx.get(f"{supervised.url}/jobs/{job}/result").status_code == 200
     assert post(supervised, Prefer="wait=30").status_code == 200
 
 
 @pytest.mark.slow
-def test_a_killed_guard_is_replaced_and_knows_the_children(supervised):
+def test_a_killed_guard_is_replaced(supervised):
     killed = child(supervised, "guard.py")
 
     killed.kill()
-    wait_until(lambda: ended(killed) and child(supervised, "guard.py").pid != killed.pid)
+    wait_until(lambda: replaced(supervised, killed, "guard.py"))
 
     assert ready(supervised)
 
@@ -172,6 +182,27 @@ def test_ctrl_c_stops_all_in_order_and_a_second_start_finds_its_data(tmp_path, c
         processes = descendants(supervised)
         supervised.process.kill()
         wait_until(lambda: all_ended(processes), seconds=5)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_does_not_wait_for_the_running_job(tmp_path, capfd):
+    side = 4000  # pixels: a job of some seconds
+    picture, mask = Image.new("RGB", (side, side), "teal"), Image.new("L", (side, side), "white")
+    mask.paste("black", (0, 0, 8, side))
+    with running("telea", data=tmp_path) as supervised:
+        processes = descendants(supervised)
+        with httpx.Client(base_url=supervised.url, timeout=30) as client:
+            files = {"image": png(picture), "mask": png(mask)}
+            job = client.post("/inpaint", files=files, headers={"Prefer": "respond-async"}).json()
+            wait_until(lambda: client.get(f"/jobs/{job['id']}").json()["status"] == "running")
+
+        supervised.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        supervised.process.send_signal(signal.SIGINT)
+
+        assert supervised.process.wait(3) == 0
+        wait_until(lambda: all_ended(processes))
+    assert "worker is killed" in capfd.readouterr().err
 
 
 @pytest.mark.slow
