@@ -1,0 +1,287 @@
+"""Score models on photographs whose holes are known: PSNR, SSIM, LPIPS and L1 by size of the hole.
+
+In: photographs, mask files, models. Out: mean scores by model and bucket, of whole composites.
+
+The protocol. Each photograph is cropped to its central square and scaled to one size; masks are
+scaled to the same, and a mask's bucket is the share of the hole measured then. For every bucket
+each photograph gets one mask, which `choose` takes by the photograph's name alone, so that runs,
+models and a `limit` agree about it. Everything goes through `inpaint.restore.restore` with a
+`Filler`, as in serving; scores compare the 8-bit result with the photograph.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from inpaint.errors import BadData, InpaintError, UnknownModel
+from inpaint.highres import Filler
+from inpaint.picture import decode, luminance
+from inpaint.restore import restore
+from models import checkpoint
+from models.classical import Classical
+from models.filler import TorchFiller
+from models.registry import GENERATORS, create
+from models.tensors import to_image
+
+from . import metrics
+from .data import image_files
+from .lpips import LPIPS, Trunk
+
+Pixels = NDArray[np.uint8]
+Hole = NDArray[np.bool_]
+Row = dict[str, float]  # score by name
+Scores = dict[str, dict[str, dict[str, float | int | None]]]  # by model, bucket and name
+
+# Names by the largest share of the hole that belongs to them; the first begins at SMALLEST.
+BUCKETS = {"01-10": 0.1, "10-20": 0.2, "20-30": 0.3, "30-40": 0.4, "40-50": 0.5, "50-60": 0.6}
+SMALLEST = 0.01
+LPIPS_NAMES: dict[Trunk, str] = {"squeeze": "lpips", "alex": "lpips_alex"}  # network: score
+REFERENCES = [name for name, kind in GENERATORS.items() if issubclass(kind, Classical)]
+BETTER = {"psnr": max, "ssim": max, "lpips": min, "lpips_alex": min, "l1": min}
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Squares of one size by file name, and the files that could not be read, with the reason."""
+
+    squares: dict[str, Pixels]
+    skipped: dict[str, str]
+
+
+def open_models(models: Sequence[str], device: str = "cpu") -> dict[str, Filler]:
+    """Return the fillers by name: `models`, and after them the classical ones, which never miss.
+
+    Args:
+        models: paths of checkpoints, names of shipped ones, or names of classical models.
+        device: where learned models compute.
+
+    Raises:
+        UnknownModel: if there is neither a file nor a model of a name.
+        BadCheckpoint: naming the file and the reason.
+    """
+    fillers: dict[str, Filler] = {}
+    with as_file(files("models") / "checkpoints") as shipped:
+        for word in models:
+            if word in REFERENCES:
+                continue
+            path = Path(word)
+            if path.suffix != checkpoint.SUFFIX:
+                path = shipped / f"{word}{checkpoint.SUFFIX}"
+            if not path.is_file():
+                raise UnknownModel(f"{word} is neither a checkpoint's path nor a shipped model")
+            generator, header = checkpoint.load(path)
+            if header.name in fillers:
+                raise UnknownModel(f"two models are called {header.name}; scores need two names")
+            fillers[header.name] = TorchFiller(generator, device)
+    return fillers | {name: TorchFiller(create(name, {})) for name in REFERENCES}
+
+
+def read_photographs(folder: Path, size: int, limit: int | None = None) -> Photographs:
+    """Read the central square of every photograph under `folder`, scaled to (size,size,3).
+
+    Args:
+        folder: image files, in sub-folders too.
+        size: side of the squares, pixels.
+        limit: take so many, spread evenly over the sorted names.
+
+    Raises:
+        BadData: if there is no image file, or none can be read.
+    """
+    files = _files(folder)
+    if limit is not None and limit < len(files):
+        files = [files[number * len(files) // limit] for number in range(limit)]
+    squares, skipped = {}, {}
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        try:
+            squares[name] = central_square(decode(path.read_bytes()).pixels, size)
+        except InpaintError as error:
+            skipped[name] = error.detail
+    if not squares:
+        raise BadData(f"no image under {folder} can be read; {_first(skipped)}")
+    return Photographs(squares, skipped)
+
+
+def central_square(pixels: Pixels, size: int) -> Pixels:
+    """Cut the largest square out of the middle and scale it to (size,size,3)."""
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(pixels[top : top + side, left : left + side])
+    return np.array(square.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def read_holes(folder: Path, size: int) -> dict[str, list[Hole]]:
+    """Read every mask under `folder` (white = hole), scaled to (size,size), by bucket.
+
+    Buckets without a mask are absent; masks outside all buckets are left out.
+
+    Raises:
+        BadData: if no mask belongs to a bucket, or one cannot be read: to leave it out would give
+            other masks to all photographs.
+    """
+    found: dict[str, list[Hole]] = {name: [] for name in BUCKETS}
+    for path in _files(folder):
+        try:
+            levels = luminance(decode(path.read_bytes(), field="mask").pixels)
+        except InpaintError as error:
+            raise BadData(f"mask {path} cannot be read: {error.detail}") from error
+        scaled = Image.fromarray(levels).resize((size, size), Image.Resampling.NEAREST)
+        hole = np.asarray(scaled) >= 128
+        bucket = bucket_of(float(hole.mean()))
+        if bucket is not None:
+            found[bucket].append(hole)
+    if not any(found.values()):
+        raise BadData(f"no mask under {folder} has a hole of 1 % to 60 % of the picture")
+    return {name: holes for name, holes in found.items() if holes}
+
+
+def bucket_of(share: float) -> str | None:
+    """Return the bucket of a hole that covers this share of the picture, or None."""
+    if share < SMALLEST:
+        return None
+    return next((name for name, largest in BUCKETS.items() if share <= largest), None)
+
+
+def choose(name: str, bucket: str, count: int) -> int:
+    """Return which of a bucket's masks, in the order of their paths, belongs to a photograph."""
+    return zlib.crc32(f"{name} {bucket}".encode()) % count
+
+
+def evaluate(
+    photographs: Mapping[str, Pixels],
+    holes: Mapping[str, Sequence[Hole]],
+    fillers: Mapping[str, Filler],
+    distances: Mapping[Trunk, LPIPS],
+    *,
+    progress: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Return the mean scores of every model in every bucket.
+
+    Args:
+        photographs: squares uint8 (S,S,3) by name.
+        holes: bool (S,S), True = hole, by bucket.
+        fillers: models by name.
+        distances: LPIPS by the name of its network; a missing one scores None.
+        progress: called after each photograph.
+    """
+    rows: dict[tuple[str, str], list[Row]] = {
+        (model, bucket): [] for model in fillers for bucket in holes
+    }
+    with ThreadPoolExecutor(len(fillers)) as pool:  # classical fills use one core each
+        for name, photograph in photographs.items():
+            chosen = [found[choose(name, bucket, len(found))] for bucket, found in holes.items()]
+            fill = partial(_fill_all, photograph, chosen)
+            results = [result for found in pool.map(fill, fillers.values()) for result in found]
+            scored = compare(photograph, results, distances)
+            for key, row in zip(rows, scored, strict=True):
+                rows[key].append(row)
+            progress()
+    return {model: {bucket: _mean(rows[model, bucket]) for bucket in holes} for model in fillers}
+
+
+def _fill_all(photograph: Pixels, holes: Sequence[Hole], filler: Filler) -> list[Pixels]:
+    return [restore(photograph, hole, filler) for hole in holes]
+
+
+def compare(
+    photograph: Pixels, results: Sequence[Pixels], distances: Mapping[Trunk, LPIPS]
+) -> list[Row]:
+    """Return all scores of each result, of which LPIPS is had in one batch."""
+    rows = [
+        {
+            "psnr": metrics.psnr(photograph, result),
+            "ssim": metrics.ssim(photograph, result),
+            "l1": metrics.l1(photograph, result),
+        }
+        for result in results
+    ]
+    for network, lpips in distances.items():
+        with torch.no_grad():
+            expected = lpips.directions(to_image(photograph[None]))
+            found = lpips.distance(expected, lpips.directions(to_image(np.stack(results))))
+        for row, value in zip(rows, found.tolist(), strict=True):
+            row[LPIPS_NAMES[network]] = value
+    return rows
+
+
+def examples(
+    photographs: Mapping[str, Pixels],
+    holes: Mapping[str, Sequence[Hole]],
+    fillers: Mapping[str, Filler],
+) -> list[list[Pixels]]:
+    """Return a row of photograph, masked, and every model's result for each bucket."""
+    names = list(photographs)
+    rows = []
+    for number, (bucket, choices) in enumerate(holes.items()):
+        name = names[number * len(names) // len(holes)]
+        photograph, hole = photographs[name], choices[choose(name, bucket, len(choices))]
+        masked = np.where(hole[..., None], np.uint8(255), photograph)
+        results = [restore(photograph, hole, filler) for filler in fillers.values()]
+        rows.append([photograph, masked, *results])
+    return rows
+
+
+def table(scores: Scores) -> Table:
+    """Return the scores to be printed, the best of each bucket in bold."""
+    rows = [row for buckets in scores.values() for row in buckets.values()]
+    measured = [name for name in BETTER if all(row[name] is not None for row in rows)]
+    caption = "means over n photographs; + more is better, - less"
+    if missing := [name for name in BETTER if name not in measured]:
+        caption += f"\n{', '.join(missing)}: not measured, for want of --features"
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption)
+    shown.add_column("hole %")
+    shown.add_column("model", no_wrap=True)
+    for name in measured:
+        sign = "+" if BETTER[name] is max else "-"
+        shown.add_column(f"{name} {sign}", justify="right", no_wrap=True)
+    shown.add_column("n", justify="right")
+    for bucket in dict.fromkeys(bucket for buckets in scores.values() for bucket in buckets):
+        rivals = [buckets[bucket] for buckets in scores.values()]
+        best = {name: BETTER[name](_number(row[name]) for row in rivals) for name in measured}
+        for number, (model, row) in enumerate(zip(scores, rivals, strict=True)):
+            cells = [_cell(name, _number(row[name]), best[name]) for name in measured]
+            shown.add_row("" if number else bucket, model, *cells, str(row["n"]))
+        shown.add_section()
+    return shown
+
+
+def _number(value: float | int | None) -> float:
+    assert value is not None
+    return value
+
+
+def _cell(name: str, value: float, best: float) -> str:
+    text = f"{value:.2f}" if name == "psnr" else f"{value:.4f}"
+    return f"[bold]{text}[/bold]" if value == best else text
+
+
+def _mean(rows: Sequence[Row]) -> dict[str, float | int | None]:
+    means: dict[str, float | int | None] = {"n": len(rows)}
+    for name in BETTER:
+        values = [row[name] for row in rows if name in row]
+        means[name] = float(np.mean(values)) if values else None
+    return means
+
+
+def _files(folder: Path) -> list[Path]:
+    files = image_files(folder)
+    if not files:
+        raise BadData(f"{folder} holds no image files")
+    return files
+
+
+def _first(skipped: Mapping[str, str]) -> str:
+    name, reason = next(iter(skipped.items()))
+    return f"the first, {name}: {reason}"
