@@ -5,7 +5,7 @@ windows that are scaled down, never up, to the trained size T:
 
 * A group that fits, with its context, in a window of at most 2 T gets one window, around it, at
   least T wide. Context is half the hole's width on each side, at least 64 pixels (T / 4 where
-  that is less).
+  that is less); but a window that would be scaled by less than 1.25 is T wide and not scaled.
 * A larger group is cut into parts, each with a window of its own that overlaps its neighbours. How
   wide these windows are depends on how thick the hole is there, not on how long: a long scratch
   is filled at full resolution, T wide.
@@ -30,10 +30,11 @@ from PIL import Image
 from .mask import BLOCK, Box, Hole, blocks, bounding_box, groups
 
 Pixels = NDArray[np.uint8]  # (H,W,3), RGB
-T = TypeVar("T", bound=np.generic)
+Sample = TypeVar("Sample", bound=np.generic)
 
 CONTEXT = 64  # pixels known around a hole, at least
 SHRINK = 2  # one window rather than several up to this scale
+WORTH = 1.25  # the least scale: less would blur the fill and gain little context
 CORE = 0.75  # of a window's side: parts of larger groups lie within this central share
 BATCH_PIXELS = 8 * 512 * 512  # given to a generator at once
 
@@ -169,11 +170,15 @@ def _parts(
     trained, extent = rule.fit(rule.trained), _extent(box) * BLOCK
     thick = min(extent, _thickness(squares, box) * BLOCK)
     wide = max(trained, min(2 * thick, SHRINK * trained), 3 * thick // 2)
+    if wide <= WORTH * trained:
+        wide = trained
     if cut:
         needed, most = ceil(extent / _core(rule)), wide
     else:
         context = min(CONTEXT, trained // 4)
         needed = max(extent + 2 * context, ceil(extent / rule.hole_share))
+        if rule.hole_share == 1 and needed <= WORTH * trained:
+            needed = trained
         most = max(wide, SHRINK * trained)
     if needed <= most or extent == BLOCK:
         yield box, max(wide, needed)
@@ -304,7 +309,7 @@ def enlarge(fill: Pixels, window: Window) -> Pixels:
     return np.asarray(image.resize((right - left, bottom - top), Image.Resampling.BICUBIC))
 
 
-def _cropped(array: NDArray[T], box: Box) -> NDArray[T]:
+def _cropped(array: NDArray[Sample], box: Box) -> NDArray[Sample]:
     """Cut out a box; beyond the picture, the picture mirrored at its border."""
     top, left, bottom, right = box
     height, width = array.shape[:2]

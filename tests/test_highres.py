@@ -67,6 +67,12 @@ def test_a_larger_hole_gets_context_of_its_own_size_by_scaling_down():
     assert window.box[2] >= 1000 + 64
 
 
+def test_a_window_is_not_scaled_for_a_little_more_context():
+    (window,) = plan(hole_of(1000, 1000, (400, 400, 544, 560)), RULE)
+    assert window.scale == 1
+    assert window.box == (344, 352, 600, 608)
+
+
 def test_a_picture_of_the_trained_size_is_given_as_it_is():
     (window,) = plan(hole_of(256, 256, (10, 10, 230, 230)), RULE)
     assert window == Window((0, 0, 256, 256), (256, 256))
