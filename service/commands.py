@@ -28,7 +28,8 @@ def serve(
     given = {"host": host, "port": port, "model": model, "data": data}
     settings = load({name: value for name, value in given.items() if value is not None})
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("inpaint").setLevel(logging.INFO)
+    for name in ("inpaint", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
     if embedded:
         supervise(settings)
     else:
@@ -47,6 +48,10 @@ def answer(settings: Settings) -> None:
     from .app import create_app
 
     with listen(settings.host, settings.port) as listener:
-        config = uvicorn.Config(create_app(settings), timeout_graceful_shutdown=GRACE_SECONDS)
+        config = uvicorn.Config(
+            create_app(settings),
+            log_config=None,  # ours, to stderr; uvicorn's own goes to stdout
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
         with suppress(KeyboardInterrupt):  # raised by uvicorn once it has stopped in order
             uvicorn.Server(config).run(sockets=[listener])
