@@ -48,6 +48,7 @@ class SizeRule:
     fixed: int | None = None  # exactly this square, when the network has no choice
     trained: int = 256  # where it works best; windows aim at this
     hole_share: float = 1.0  # the hole fits in this central share of each side
+    smaller: bool = False  # works as well below `trained`: windows may be as small as they can
     whole: bool = False  # wants the whole picture at once
 
     def accepts(self, height: int, width: int) -> bool:
@@ -108,7 +109,7 @@ class Filler(Protocol):
 def plan(hole: Hole, rule: SizeRule) -> list[Window]:
     """Return the windows that together cover every pixel of the hole; none for an empty one.
 
-    They have one size, so that any of them can share a batch.
+    They have one size, so that any of them can share a batch, unless smaller ones do as well.
     """
     counts = blocks(hole)
     if not counts.any():
@@ -177,11 +178,11 @@ def _parts(
     else:
         context = min(CONTEXT, trained // 4)
         needed = max(extent + 2 * context, ceil(extent / rule.hole_share))
-        if rule.hole_share == 1 and needed <= WORTH * trained:
+        if rule.hole_share == 1 and trained < needed <= WORTH * trained:
             needed = trained
         most = max(wide, SHRINK * trained)
     if needed <= most or extent == BLOCK:
-        yield box, max(wide, needed)
+        yield box, needed if rule.smaller and not cut else max(wide, needed)
         return
     cell = max(1, int(wide * _core(rule)) // BLOCK)  # blocks
     for rows in _divided(box[0], box[2], cell):
@@ -262,11 +263,14 @@ def _thickness(squares: NDArray[np.int16], box: Box) -> int:
 def _around(box: Box, side: int, height: int, width: int, rule: SizeRule) -> Window:
     """Return a window with a box of blocks in its middle, then moved into the picture."""
     longest = max(height, width)
-    if rule.hole_share == 1:  # else the hole must stay in the middle
-        side = min(side, max(longest, rule.fit(rule.trained)))
+    trained = rule.fit(rule.trained)
+    if rule.smaller:
+        side = rule.fit(min(side, longest))
+    elif rule.hole_share == 1:  # else the hole must stay in the middle
+        side = min(side, max(longest, trained))
     top = _start(box[0] * BLOCK, min(box[2] * BLOCK, height), side, height, rule)
     left = _start(box[1] * BLOCK, min(box[3] * BLOCK, width), side, width, rule)
-    size = rule.fit(rule.trained)
+    size = min(side, trained) if rule.smaller else trained
     return Window((top, left, top + side, left + side), (size, size))
 
 

@@ -32,7 +32,7 @@ class Classical(Generator):
         radius: int = 3  # pixels around each hole pixel that are taken into account
 
     # No size suits them better than another: this one bounds time and memory.
-    rule = SizeRule(minimum=2, trained=1024)
+    rule = SizeRule(minimum=2, trained=1024, smaller=True)
     method: ClassVar[int]  # OpenCV's number for the algorithm
 
     def __init__(self, config: Config) -> None:

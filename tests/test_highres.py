@@ -128,6 +128,16 @@ def test_a_small_picture_is_seen_at_its_own_scale_and_mirrored_beyond():
     assert window == Window((-96, -96, 160, 160), (256, 256))
 
 
+def test_windows_are_as_small_as_they_can_be_where_that_does_as_well():
+    rule = SizeRule(trained=1024, smaller=True)
+    assert plan(hole_of(64, 60, (20, 20, 30, 30)), rule) == [Window((0, -2, 64, 62), (64, 64))]
+    (window,) = plan(hole_of(3000, 3000, (1000, 1000, 1100, 1100)), rule)
+    assert window.size == (240, 240)  # the hole's seven blocks and 64 pixels on each side
+    assert window.scale == 1
+    (window,) = plan(hole_of(3000, 3000, (500, 500, 1900, 1900)), rule)
+    assert window.size == (1024, 1024)
+
+
 def test_a_fixed_size_is_met_whatever_the_hole():
     rule = SizeRule(fixed=128, trained=128)
     for box in ((5, 5, 6, 6), (50, 50, 400, 400), (0, 0, 499, 500)):
