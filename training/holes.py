@@ -16,7 +16,7 @@ from inpaint.errors import BadData
 from .recipe import Holes
 
 Hole = NDArray[np.bool_]
-TRIES = 20  # draws before a hole outside the wanted range is taken as it is
+TRIES = 20  # shapes tried for one hole
 
 
 def strokes(size: int, rng: np.random.Generator) -> Hole:
@@ -65,7 +65,10 @@ def from_file(path: Path, size: int, rng: np.random.Generator) -> Hole:
 
 
 def draw(holes: Holes, size: int, rng: np.random.Generator, files: Sequence[Path] = ()) -> Hole:
-    """Draw one hole (size,size) of a kind chosen by weight, its share within the recipe's range.
+    """Draw one hole (size,size) of a kind chosen by weight.
+
+    Its share of the image is spread evenly over the recipe's range: shapes are put together until
+    they cover about as much as was drawn, and one that would cover far more is left out.
 
     Raises:
         BadData: if the recipe wants mask files and none are given.
@@ -75,15 +78,21 @@ def draw(holes: Holes, size: int, rng: np.random.Generator, files: Sequence[Path
         raise BadData("the recipe draws holes from mask files: name their folder with --masks")
     if not weights.sum():
         raise BadData("the recipe draws no holes: strokes, boxes and files all weigh 0")
-    hole = np.zeros((size, size), dtype=np.bool_)
+    kind = rng.choice(3, p=weights / weights.sum())
+    wanted = rng.uniform(holes.smallest, holes.largest)
+    hole = last = np.zeros((size, size), dtype=np.bool_)
     for _ in range(TRIES):
-        kind = rng.choice(3, p=weights / weights.sum())
         if kind == 0:
-            hole = strokes(size, rng)
+            shape = strokes(size, rng)
         elif kind == 1:
-            hole = boxes(size, rng)
+            shape = boxes(size, rng)
         else:
-            hole = from_file(files[int(rng.integers(len(files)))], size, rng)
-        if holes.smallest <= hole.mean() <= holes.largest:
+            shape = from_file(files[int(rng.integers(len(files)))], size, rng)
+        if holes.smallest <= shape.mean() <= holes.largest or not last.any():
+            last = shape
+        both = hole | shape
+        if holes.smallest <= both.mean() <= min(1.25 * wanted, holes.largest):
+            hole = both
+        if hole.mean() >= 0.8 * wanted:
             break
-    return hole
+    return hole if hole.any() else last
