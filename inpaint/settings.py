@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .errors import StartFailed
+from .header import Limits
 
 MIB = 1024 * 1024  # bytes
 
@@ -64,6 +65,16 @@ class Settings(BaseSettings):
         if self.min_side > self.max_side:
             raise ValueError("min_side is more than max_side")
         return self
+
+    @property
+    def limits(self) -> Limits:
+        """What is accepted, for those who read pictures: gateway and worker alike."""
+        return Limits(
+            max_bytes=self.max_file_bytes,
+            max_pixels=self.max_pixels,
+            min_side=self.min_side,
+            max_side=self.max_side,
+        )
 
     @property
     def redis(self) -> str:

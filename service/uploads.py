@@ -211,12 +211,7 @@ def check(upload: Upload, output_format: OutputFormat, settings: Settings) -> No
         MaskMissing, MaskUnreadable, MaskSizeMismatch: the mask.
         InvalidField: a quality for a format that has none.
     """
-    limits = Limits(
-        max_bytes=settings.max_file_bytes,
-        max_pixels=settings.max_pixels,
-        min_side=settings.min_side,
-        max_side=settings.max_side,
-    )
+    limits = settings.limits
     header = probe(upload.image, limits)
     written = header.format if output_format == "same" else output_format
     if upload.form.output_quality is not None and written not in ("jpeg", "webp"):

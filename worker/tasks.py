@@ -13,7 +13,6 @@ from rq.timeouts import JobTimeoutException
 
 from inpaint.blobs import Blobs
 from inpaint.errors import InpaintError, TimedOut
-from inpaint.header import Limits
 from inpaint.jobs import InpaintJob, Outcome, Problem
 from inpaint.settings import Settings
 
@@ -68,7 +67,7 @@ def run(job: InpaintJob, workplace: Workplace) -> Outcome:
         digest = workplace.zoo.cards[job.model].digest
         image = workplace.blobs.get(job.image)
         mask = workplace.blobs.get(job.mask) if job.mask else None
-        done = inpaint_bytes(image, mask, job, filler, limits(workplace.settings))
+        done = inpaint_bytes(image, mask, job, filler, workplace.settings.limits)
         result = workplace.blobs.put(done.data)
     except JobTimeoutException:
         limit = workplace.settings.job_timeout_seconds
@@ -78,13 +77,3 @@ def run(job: InpaintJob, workplace: Workplace) -> Outcome:
         return Outcome(model=job.model, digest=digest, problem=Problem.of(refusal))
     facts = {name: value for name, value in vars(done).items() if name != "data"}
     return Outcome(model=job.model, digest=digest, result=result, **facts)
-
-
-def limits(settings: Settings) -> Limits:
-    """Return what is accepted, as the gateway has it."""
-    return Limits(
-        max_bytes=settings.max_file_bytes,
-        max_pixels=settings.max_pixels,
-        min_side=settings.min_side,
-        max_side=settings.max_side,
-    )
