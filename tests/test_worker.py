@@ -180,3 +180,15 @@ def test_redis_may_go_and_come_back_and_sigterm_lets_a_job_end(
         assert running.client.get(f"/jobs/{job}").json()["status"] == "succeeded"
         with Redis.from_url(own_server.url()) as redis:
             assert catalogue.workers(redis) == []
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_worker_whose_redis_is_away(own_server, start_service, tmp_path):
+    settings = Settings(data=tmp_path, redis_url=own_server.url())
+    with start_service(settings, worker=True) as running:
+        own_server.kill()
+        time.sleep(1.5)  # so that the worker has noticed
+
+        os.kill(running.worker.pid, signal.SIGTERM)
+
+        assert running.worker.wait(10) == 0

@@ -65,6 +65,7 @@ class QueueWorker(SimpleWorker):
     """RQ's worker without a child process, for the one queue; it remembers why it stopped."""
 
     job_class = KnownJob
+    max_connection_wait_time = LONGEST_PAUSE_SECONDS
     asked_to_stop = False
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
@@ -81,20 +82,26 @@ def work(settings: Settings) -> None:
     pause = FIRST_PAUSE_SECONDS
     while True:
         began = time.monotonic()
-        try:
-            worker = queue_worker(connect(settings))
-            worker.work(logging_level="WARNING")
-            if worker.asked_to_stop:
-                return
-        except StopRequested:  # the signal came while RQ's loop was being left
+        if _work_once(settings):
             return
-        except RedisError as error:
-            log.warning("Redis is away: %s", error)
         exit_on_signals()
         if time.monotonic() - began > LONGEST_PAUSE_SECONDS:
             pause = FIRST_PAUSE_SECONDS
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _work_once(settings: Settings) -> bool:
+    """Run RQ's loop until it ends; say whether that was asked for."""
+    worker = None
+    try:
+        worker = queue_worker(connect(settings))
+        worker.work(logging_level="WARNING")
+    except StopRequested:  # the signal came while the loop was being left
+        return True
+    except RedisError as error:
+        log.warning("Redis is away: %s", error)
+    return worker is not None and worker.asked_to_stop
 
 
 def exit_on_signals() -> None:
