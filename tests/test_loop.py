@@ -192,11 +192,11 @@ def test_lines_behind_the_saved_step_are_cut_off(tmp_path):
 
 
 def test_training_lowers_the_error_in_the_hole(recipe, sources, tmp_path):
-    stage = recipe.stages[0].model_copy(update={"steps": 60})
+    stage = recipe.stages[0].model_copy(update={"steps": 120})
     longer = recipe.model_copy(update={"stages": (stage,), "sample_every": 1000, "log_every": 10})
     loop.train(longer, sources, tmp_path / "run")
     errors = [line["hole_error"] for line in scalars(tmp_path / "run")]
-    assert errors[-1] < 0.7 * errors[0]
+    assert sum(errors[-3:]) / 3 < 0.7 * errors[0]
 
 
 def test_a_stage_without_the_discriminator_leaves_it_alone(recipe, sources, tmp_path):
