@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -47,6 +47,7 @@ WEBP_QUALITY = 90
 # still, and of photographs they give smaller files than level 1 with the search (zlib-ng 2.3).
 PNG_COMPRESSION = {"compress_level": 1, "compress_type": 3}  # 3: Z_RLE
 WEBP_MAX_SIDE = 16_383  # pixels
+PngImagePlugin.MAX_TEXT_CHUNK = 16 * 1024 * 1024  # bytes; Pillow refuses profiles over 1 MiB
 TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate")  # lossless and common
 
 

@@ -473,6 +473,13 @@ def test_profile_exif_and_resolution_are_carried_over(format, target):
         assert np.allclose(np.asarray(result.info["dpi"], float), (300, 150), atol=0.1)
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_a_colour_profile_of_three_megabytes_is_carried_over(format):
+    profile = np.random.default_rng(0).bytes(3_000_000)
+    result = opened(encode(decode(saved(COLOUR, format, icc_profile=profile))))
+    assert result.info["icc_profile"] == profile
+
+
 def test_resolution_turns_with_the_picture():
     data = saved(COLOUR, "JPEG", exif=exif_of(6), dpi=(300, 150))
     assert decode(data).metadata.dpi == (150, 300)
