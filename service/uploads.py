@@ -224,7 +224,9 @@ def check(upload: Upload, output_format: OutputFormat, settings: Settings) -> No
         if upload.form.mask_fit == "exact":
             check_size(mask, header)
     elif not header.alpha:
-        raise MaskMissing("No mask was sent, and the image has no transparency to take its place.")
+        raise MaskMissing(
+            "No mask was sent, and the image has no transparency to take its place.", field="mask"
+        )
 
 
 def _probe_mask(data: bytes, limits: Limits) -> Header:

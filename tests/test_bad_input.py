@@ -144,7 +144,8 @@ def test_an_all_white_mask_leaves_nothing_known(service, image, encoded):
 
 
 def test_without_a_mask_an_opaque_picture_is_refused(service, image):
-    refused(service.post(image), 422, "mask-missing")
+    body = refused(service.post(image), 422, "mask-missing")
+    assert [fault["field"] for fault in body["errors"]] == ["mask"]
 
 
 def test_a_missing_field_is_named(service, mask):
