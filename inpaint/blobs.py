@@ -3,34 +3,66 @@
 A blob lives until it is deleted or swept; its age is its file's modification time.
 """
 
+import errno
+import os
 import re
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import StringConstraints
 
-from .errors import InputGone
+from .errors import InputGone, StartFailed, StorageUnavailable
 
 KEY = r"^[0-9a-f]{32}$"
 BlobKey = Annotated[str, StringConstraints(pattern=KEY)]
 UNFINISHED = ".part"  # suffix of a file that is still being written
 
 
+def made(folder: Path) -> Path:
+    """Make a folder of the data folder where it is missing, and return it.
+
+    Raises:
+        StartFailed: if it cannot be made or written to, with what the system says.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise StartFailed(
+            f"The data folder {folder.absolute()} cannot be written to: {error.strerror}. Set"
+            " INPAINT_DATA to another folder."
+        ) from error
+    return folder
+
+
 class Blobs:
     """Bytes by key in one folder. Methods touch the disk: async code calls them in a thread."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        """Raise StartFailed if the folder cannot be written to."""
+        self.folder = made(folder)
 
     def put(self, data: bytes) -> str:
-        """Store `data` and return its key; nobody ever sees half of it."""
+        """Store `data` and return its key; nobody ever sees half of it.
+
+        Raises:
+            StorageUnavailable: if the disk is full or the folder cannot be written to.
+        """
         key = secrets.token_hex(16)
         unfinished = self.folder / (key + UNFINISHED)
-        unfinished.write_bytes(data)
-        unfinished.rename(self.folder / key)
+        try:
+            unfinished.write_bytes(data)
+            unfinished.rename(self.folder / key)
+        except OSError as error:
+            with suppress(OSError):
+                unfinished.unlink()  # half a file would fill the disk further
+            raise StorageUnavailable(
+                f"The picture cannot be stored: {error.strerror}; try again later."
+            ) from error
         return key
 
     def get(self, key: str) -> bytes:

@@ -27,6 +27,7 @@
     ├─ QueueFull              queue-full               503
     ├─ QueueUnavailable       queue-unavailable        503
     ├─ NoWorker               no-worker                503
+    ├─ StorageUnavailable     storage-unavailable      503
     ├─ ShuttingDown           shutting-down            503
     ├─ BadCheckpoint          bad-checkpoint           (worker start and commands only)
     ├─ BadRecipe              bad-recipe               (commands only)
@@ -210,6 +211,12 @@ class NoWorker(InpaintError):
     code = "no-worker"
 
 
+class StorageUnavailable(InpaintError):
+    """The folder of pictures cannot be written to: the disk is full, or the folder is away."""
+
+    code = "storage-unavailable"
+
+
 class ShuttingDown(InpaintError):
     """The gateway is stopping."""
 
@@ -235,6 +242,6 @@ class BadData(InpaintError):
 
 
 class StartFailed(InpaintError):
-    """The service cannot start: a busy port, a data folder in use, no server binary."""
+    """The service cannot start: a busy port, an unusable data folder, no server binary."""
 
     code = "start-failed"

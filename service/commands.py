@@ -40,7 +40,7 @@ def answer(settings: Settings) -> None:
     """Run the gateway until a signal stops it.
 
     Raises:
-        StartFailed: if its port cannot be used.
+        StartFailed: if its port or the data folder cannot be used.
     """
     # here, because the supervisor does not need them and would wait a second for them
     import uvicorn

@@ -76,9 +76,9 @@ class Gateway:
         return await run_in_threadpool(self._submit, image, mask, job)
 
     def _submit(self, image: bytes, mask: bytes | None, draft: "Draft") -> str:
-        image_key = self.blobs.put(image)
-        mask_key = self.blobs.put(mask) if mask is not None else None
+        image_key, mask_key = self.blobs.put(image), None
         try:
+            mask_key = self.blobs.put(mask) if mask is not None else None
             return jobs.submit(self.queue, draft(image_key, mask_key), self.settings)
         except BaseException:  # nothing half-made stays
             self.blobs.delete(image_key)
@@ -107,10 +107,10 @@ Draft = Callable[[str, str | None], InpaintJob]  # a job that lacks only the key
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Gateway]:
+async def opened(settings: Settings, blobs: Blobs) -> AsyncIterator[Gateway]:
     """A gateway, swept from time to time, until the context ends."""
     redis, waiting = jobs.connect(settings), jobs.connect_async(settings)
-    gateway = Gateway(settings, redis, waiting, jobs.open_queue(redis), Blobs(settings.blobs))
+    gateway = Gateway(settings, redis, waiting, jobs.open_queue(redis), blobs)
     sweeper = asyncio.create_task(_sweep(gateway))
     _tell_when_stopping(gateway.stopping)
     try:

@@ -52,6 +52,7 @@ STATUSES = {
     "queue-full": 503,
     "queue-unavailable": 503,
     "no-worker": 503,
+    "storage-unavailable": 503,
     "shutting-down": 503,
 }
 RETRY_AFTER_SECONDS = {
@@ -59,6 +60,7 @@ RETRY_AFTER_SECONDS = {
     "queue-full": 10,
     "queue-unavailable": 2,
     "no-worker": 5,
+    "storage-unavailable": 10,
     "shutting-down": 5,
 }
 MEDIA_TYPE = "application/problem+json"

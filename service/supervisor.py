@@ -27,6 +27,7 @@ import httpx
 import redis
 
 from inpaint import catalogue
+from inpaint.blobs import made
 from inpaint.errors import StartFailed
 from inpaint.settings import Settings
 
@@ -65,10 +66,11 @@ def supervise(settings: Settings) -> None:
     """Run the service until a signal stops it.
 
     Raises:
-        StartFailed: if the port is busy, the data folder is in use, there is no server, or the
-            worker cannot serve what it is asked to.
+        StartFailed: if the port is busy, the data folder is in use or not to be written to,
+            there is no server, or the worker cannot serve what it is asked to.
     """
-    settings.data.mkdir(parents=True, exist_ok=True)
+    made(settings.data)
+    made(settings.blobs)
     port = free_port(settings.host, settings.port)
     with locked(settings.data) as lock, closing(Guard(lock)) as guard:
         Supervisor(settings, port, guard).run()
@@ -176,8 +178,7 @@ class Supervisor:
 
     def _start_server(self) -> None:
         """Start the embedded server and wait until it has its data in memory."""
-        folder = self._settings.redis_folder.resolve()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = made(self._settings.redis_folder).resolve()
         folder.chmod(0o700)
         path = server.socket_path(folder)
         if path.parent != folder:

@@ -1,15 +1,52 @@
 import os
+import resource
+import signal
 import time
+from contextlib import contextmanager
 
 import pytest
 
 from inpaint.blobs import Blobs
-from inpaint.errors import InputGone
+from inpaint.errors import InputGone, StartFailed, StorageUnavailable
 
 
 @pytest.fixture
 def blobs(tmp_path):
     return Blobs(tmp_path / "blobs")
+
+
+@contextmanager
+def no_file_over(size):
+    """Let the kernel refuse longer files, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_picture_that_finds_no_room_is_refused_and_leaves_nothing(blobs):
+    with no_file_over(4096), pytest.raises(StorageUnavailable, match="cannot be stored: File too"):
+        blobs.put(bytes(10_000))
+    assert not list(blobs.folder.iterdir())
+
+
+@pytest.mark.parametrize("place", ["file", "file/deeper"])
+def test_a_data_folder_that_cannot_be_made_is_named_with_the_reason(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(StartFailed, match=f"{tmp_path / place} cannot be written to: "):
+        Blobs(tmp_path / place)
+
+
+def test_a_folder_without_permission_to_write_is_refused_at_start(tmp_path):
+    tmp_path.chmod(0o500)
+    if os.access(tmp_path, os.W_OK):
+        pytest.skip("root may write everywhere")
+    with pytest.raises(StartFailed, match="Permission denied"):
+        Blobs(tmp_path)
 
 
 def test_what_was_put_is_got_back(blobs):

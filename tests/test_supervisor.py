@@ -143,6 +143,22 @@ def serve(data, port):
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.parametrize("command", [["serve", "--embedded"], ["serve"], ["worker"]])
+def test_a_data_folder_that_is_a_file_is_one_line_and_no_traceback(tmp_path, command):
+    (tmp_path / "data").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "inpaint", *command],
+        env={**os.environ, "INPAINT_DATA": str(tmp_path / "data"), "INPAINT_PORT": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = [line for line in done.stderr.splitlines() if "imports took" not in line]
+    assert done.returncode == 1
+    assert len(said) == 1
+    assert said[0].startswith(f"inpaint: The data folder {tmp_path / 'data'}")
+
+
 @pytest.mark.slow
 def test_a_second_supervisor_on_the_same_data_is_refused(supervised):
     data = Path(child(supervised, "redis.sock").cwd()).parent

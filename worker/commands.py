@@ -42,13 +42,14 @@ def worker(
     logging.getLogger("inpaint").setLevel(logging.INFO)
     log.info("imports took %.1f s", time.time() - psutil.Process().create_time())
     exit_on_signals()
+    blobs = Blobs(settings.blobs)
     wait_for_redis(settings)
     try:
         zoo = Zoo.load(settings)
     except (BadCheckpoint, StartFailed, UnknownModel) as refusal:
         print(f"inpaint: {refusal.detail} ({refusal.code})", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
-    equip(Workplace(settings, Blobs(settings.blobs), zoo))
+    equip(Workplace(settings, blobs, zoo))
     card = catalogue.WorkerCard(
         worker=f"{socket.gethostname()}-{os.getpid()}",
         pid=os.getpid(),
