@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
+from inpaint import cli
 from inpaint.errors import BadCheckpoint, BadData, UnknownModel
 from inpaint.highres import SizeRule
 from models import checkpoint
@@ -238,6 +239,32 @@ def test_a_corrupt_checkpoint_is_refused(tiny):
     tiny.write_bytes(tiny.read_bytes()[:1000])
     with pytest.raises(BadCheckpoint, match="tiny-64.safetensors"):
         evaluate.open_models([str(tiny)])
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+@pytest.mark.parametrize("option", ["--threads=0", "--device=banana"])
+def test_impossible_threads_and_devices_are_wrong_usage(command, option, tmp_path, capsys):
+    arguments = [command, "--data", str(tmp_path), "--masks", str(tmp_path), option]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments, "recipe.toml"])
+    assert ended.value.code == 2
+    assert option.split("=")[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--grid"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_scoring(
+    option, photographs, masks, tmp_path, capsys
+):
+    (tmp_path / "file").touch()
+    arguments = ["eval", "--data", str(photographs), "--masks", str(masks)]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments, option, str(tmp_path / "file" / "scores")])
+    said = capsys.readouterr()
+    assert ended.value.code == 1
+    assert (
+        said.err == f"inpaint: the folder {tmp_path}/file cannot be made: File exists (bad-data)\n"
+    )
+    assert not said.out
 
 
 def test_the_command_prints_and_writes_every_score(

@@ -20,6 +20,32 @@ from . import loop, lpips, plots, state
 from .recipe import Recipe, load
 
 
+def _usable(device: str) -> str:
+    """Refuse, as wrong usage, a device that this PyTorch cannot compute on."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second: a PyTorch without CUDA
+        raise typer.BadParameter(f"{device} cannot be used here; cpu always can.") from error
+    return device
+
+
+def _make(folder: Path) -> Path:
+    """Make a folder for what is written, and return it.
+
+    Raises:
+        BadData: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadData(f"the folder {folder} cannot be made: {error.strerror}") from error
+    return folder
+
+
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=_usable)]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.", min=1)]
+
+
 def train(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
     data: Annotated[
@@ -34,14 +60,14 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Begin with this checkpoint's weights; ignored on a resume.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
 ) -> None:
     """Train a generator; run the same line again after a kill and it goes on from the last save."""
     if threads is not None:
         torch.set_num_threads(threads)
     parsed = load(recipe)
-    folder = out or Path("runs") / parsed.name
+    folder = _make(out or Path("runs") / parsed.name)
     sources = loop.Sources(
         data=tuple(data),
         features=features,
@@ -82,12 +108,15 @@ def evaluate(
     grid: Annotated[Path | None, typer.Option(help="Write a PNG of results here.")] = None,
     size: Annotated[int, typer.Option(help="Side of the squares, pixels.", min=64)] = 256,
     limit: Annotated[int | None, typer.Option(help="Only so many photographs.", min=1)] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
 ) -> None:
     """Score models by size of the hole; telea and navier-stokes are always among them."""
     if threads is not None:
         torch.set_num_threads(threads)
+    for path in (to_json, grid):
+        if path is not None:  # now, and not when everything is scored
+            _make(path.parent)
     console = Console()
     fillers = scoring.open_models(models or [], device)
     distances = {name: lpips.load(name, features) for name in lpips.FILES} if features else {}
@@ -121,7 +150,10 @@ def export(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
     out: Annotated[Path, typer.Argument(help="Where the checkpoint goes: a folder.")],
     scores: Annotated[
-        Path | None, typer.Option(help="JSON of `inpaint eval`, to be kept in the header.")
+        Path | None,
+        typer.Option(
+            help="JSON of `inpaint eval`, to be kept in the header.", exists=True, dir_okay=False
+        ),
     ] = None,
     half: Annotated[bool, typer.Option(help="Store weights as float16.")] = True,
 ) -> None:
@@ -151,8 +183,7 @@ def export(
     )
     rule = type(generator.rule)(**{**vars(generator.rule), "trained": recipe.trained})
     header = header.model_copy(update={"rule": rule})
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{recipe.name}{checkpoint.SUFFIX}"
+    path = _make(out) / f"{recipe.name}{checkpoint.SUFFIX}"
     dtype = torch.float16 if half else torch.float32
     checkpoint.save(path, generator, header, dtype=dtype)
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {saved['step']} steps")
