@@ -58,6 +58,14 @@ class Settings(BaseSettings):
             return value
         return tuple(name.strip() for name in value.split(",") if name.strip()) or None
 
+    @field_validator("redis_url")
+    @classmethod
+    def _scheme(cls, url: str | None) -> str | None:
+        """Refuse what is no address of a server before anything is started."""
+        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("it must begin with redis://, rediss:// or unix://")
+        return url
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.wait_seconds > self.max_wait_seconds:

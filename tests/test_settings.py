@@ -43,6 +43,7 @@ def test_models_are_names_divided_by_commas(monkeypatch, text, names):
         ("INPAINT_PORT", "many", "INPAINT_PORT: Input should be a valid integer"),
         ("INPAINT_PORT", "70000", "INPAINT_PORT: Input should be less than or equal to 65535"),
         ("INPAINT_DEVICE", "tpu", "INPAINT_DEVICE: Input should be 'auto', 'cpu' or 'cuda'"),
+        ("REDIS_URL", "localhost:6379", "REDIS_URL: Value error, it must begin with redis://"),
         ("INPAINT_WAIT_SECONDS", "90", "wait_seconds is more than max_wait_seconds"),
         ("INPAINT_MIN_SIDE", "20000", "min_side is more than max_side"),
     ],
