@@ -26,10 +26,22 @@ DAMAGE = (255, 255, 255)  # what the hole looks like in `before`
 WAIT_SECONDS = 60
 
 
+def _writable(path: Path) -> Path:
+    """Refuse, before the work, a path that no picture can be written to."""
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise typer.BadParameter(f"{path} has no suffix of a picture, such as .png.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"{path.parent} cannot be made: {error.strerror}.") from error
+    return path
+
+
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")] = Path(
-        "demo.png"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Picture to write.", callback=_writable),
+    ] = Path("demo.png"),
     *,
     model: Annotated[str | None, typer.Option(help="Model; by default the service's.")] = None,
 ) -> None:
@@ -45,7 +57,6 @@ def demo(
             after = restore(client, before, mask)
             typer.echo(f"{name}: {photograph.width} x {photograph.height} px restored")
             rows.append((before, mask.convert("RGB"), after))
-    output.parent.mkdir(parents=True, exist_ok=True)
     sheet(rows).save(output)
     typer.echo(f"before | mask | after: {output.resolve()}")
 

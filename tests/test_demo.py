@@ -7,6 +7,7 @@ from PIL import Image
 
 pytest.importorskip("skimage", reason="photographs come with the extra `demo`")
 
+from inpaint import cli
 from service.demo import GAP, PANEL, damaged_photographs, restore, sheet
 
 
@@ -30,6 +31,15 @@ def test_a_sheet_shows_each_picture_in_its_place():
         x = GAP + column * (PANEL[0] + GAP) + PANEL[0] // 2
         assert whole.getpixel((x, GAP + 5)) == row[column].getpixel((0, 0))
         assert whole.getpixel((x, whole.height - GAP - 5)) == row[2 - column].getpixel((0, 0))
+
+
+@pytest.mark.parametrize("name", ["folder", "file/demo.png"])
+def test_a_place_that_takes_no_picture_is_refused_before_anything_starts(name, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["demo", "--output", str(tmp_path / name)])
+    assert ended.value.code == 2
+    assert "Invalid value for '--output'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
