@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from inpaint import __version__
-from inpaint.blobs import Blobs
 from inpaint.settings import Settings, load
 
 from . import problems, routes
@@ -15,17 +14,12 @@ from .uploads import LimitBody, body_limit
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application; without `settings` they are read from the environment.
-
-    Raises:
-        StartFailed: if a setting or the data folder cannot be used.
-    """
+    """Build the application; without `settings` they are read from the environment."""
     settings = settings or load()
-    blobs = Blobs(settings.blobs)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with opened(settings, blobs) as app.state.gateway:
+        async with opened(settings) as app.state.gateway:
             yield
 
     app = FastAPI(

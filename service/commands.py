@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from inpaint.blobs import made
 from inpaint.settings import Settings, load
 
 from .supervisor import listen, supervise
@@ -47,6 +48,7 @@ def answer(settings: Settings) -> None:
 
     from .app import create_app
 
+    made(settings.blobs)  # here, where a refusal is one line and not a trace of the server's start
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
             create_app(settings),
