@@ -59,7 +59,8 @@ class Child:
         self.deaths = 1 if lived > STEADY_SECONDS else self.deaths + 1
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (self.deaths - 1), LONGEST_PAUSE_SECONDS)
         self._again = time.monotonic() + pause
-        log.warning("%s %s; started again in %.2g s", self.name, describe(status), pause)
+        again = "not started again" if status == os.EX_CONFIG else f"started again in {pause:.2g} s"
+        log.warning("%s %s; %s", self.name, describe(status), again)
         return status
 
     def ask_to_stop(self) -> None:
