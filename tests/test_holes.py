@@ -85,3 +85,9 @@ def test_a_recipe_without_any_kind_is_refused():
     nothing = Holes(strokes=0, boxes=0, files=0)
     with pytest.raises(BadData, match="draws no holes"):
         holes.draw(nothing, 32, np.random.default_rng(0))
+
+
+def test_a_mask_file_without_a_hole_is_refused_by_its_name(tmp_path):
+    Image.new("L", (32, 32)).save(tmp_path / "black.png")
+    with pytest.raises(BadData, match=r"black\.png cannot be used"):
+        holes.from_file(tmp_path / "black.png", 20, np.random.default_rng(0))

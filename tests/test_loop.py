@@ -279,6 +279,14 @@ def test_a_recipe_with_mask_files_trains_and_draws_its_samples(recipe, photograp
     assert (masked == 255).all(2).sum() >= 400
 
 
+def test_a_recipe_may_name_another_source_than_its_architecture(recipe, sources, tmp_path):
+    for source, expected in (("", "after AOT-GAN, arXiv:2104.01431"), ("doi:1", "doi:1")):
+        named = shortened(recipe, 2).model_copy(update={"source": source})
+        run = loop.train(named, sources, tmp_path / f"run {source[:3]}")
+        commands.export(run, tmp_path)
+        assert checkpoint.read_header(tmp_path / "tiny.safetensors").source == expected
+
+
 def test_an_exported_run_loads_and_fills_equally(recipe, sources, tmp_path):
     run = loop.train(shortened(recipe, 4), sources, tmp_path / "run")
     commands.export(run, tmp_path / "full", half=False)

@@ -182,7 +182,8 @@ def export(
         scores=json.loads(scores.read_text()).get(recipe.name, {}) if scores else {},
     )
     rule = type(generator.rule)(**{**vars(generator.rule), "trained": recipe.trained})
-    header = header.model_copy(update={"rule": rule})
+    source = recipe.source or header.source
+    header = header.model_copy(update={"rule": rule, "source": source})
     path = _make(out) / f"{recipe.name}{checkpoint.SUFFIX}"
     dtype = torch.float16 if half else torch.float32
     checkpoint.save(path, generator, header, dtype=dtype)

@@ -24,9 +24,10 @@ from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from inpaint.errors import BadData, InpaintError, UnknownModel
+from inpaint.errors import BadData, InpaintError, MaskEmpty, MaskFull, UnknownModel
 from inpaint.highres import Filler
-from inpaint.picture import decode, luminance
+from inpaint.mask import Hole, decode_hole
+from inpaint.picture import decode
 from inpaint.restore import restore
 from models import checkpoint
 from models.classical import Classical
@@ -39,7 +40,6 @@ from .data import image_files
 from .lpips import LPIPS, Trunk
 
 Pixels = NDArray[np.uint8]
-Hole = NDArray[np.bool_]
 Row = dict[str, float]  # score by name
 Scores = dict[str, dict[str, dict[str, float | int | None]]]  # by model, bucket and name
 
@@ -134,11 +134,11 @@ def read_holes(folder: Path, size: int) -> dict[str, list[Hole]]:
     found: dict[str, list[Hole]] = {name: [] for name in BUCKETS}
     for path in _files(folder):
         try:
-            levels = luminance(decode(path.read_bytes(), field="mask").pixels)
+            hole, _ = decode_hole(path.read_bytes(), size, size, fit="resize")
+        except (MaskEmpty, MaskFull):
+            continue  # outside all buckets
         except InpaintError as error:
             raise BadData(f"mask {path} cannot be read: {error.detail}") from error
-        scaled = Image.fromarray(levels).resize((size, size), Image.Resampling.NEAREST)
-        hole = np.asarray(scaled) >= 128
         bucket = bucket_of(float(hole.mean()))
         if bucket is not None:
             found[bucket].append(hole)

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from inpaint.errors import BadData
+from inpaint.errors import BadData, InpaintError
+from inpaint.mask import Hole, decode_hole
 
 from .recipe import Holes
 
-Hole = NDArray[np.bool_]
 TRIES = 20  # shapes tried for one hole
 
 
@@ -57,10 +56,16 @@ def boxes(size: int, rng: np.random.Generator) -> Hole:
 
 
 def from_file(path: Path, size: int, rng: np.random.Generator) -> Hole:
-    """A mask file (white = hole), scaled to (size,size), turned and mirrored at random."""
-    with Image.open(path) as file:
-        scaled = file.convert("L").resize((size, size), Image.Resampling.NEAREST)
-    hole = np.rot90(np.asarray(scaled) >= 128, int(rng.integers(4)))
+    """A mask file, read as serving reads it and scaled to (size,size), turned and mirrored.
+
+    Raises:
+        BadData: if the file is no mask, or its hole is empty or full.
+    """
+    try:
+        hole, _ = decode_hole(path.read_bytes(), size, size, fit="resize")
+    except InpaintError as error:
+        raise BadData(f"mask {path} cannot be used: {error.detail}") from error
+    hole = np.rot90(hole, int(rng.integers(4)))
     return hole[:, ::-1] if rng.random() < 0.5 else hole
 
 

@@ -3,7 +3,6 @@
 AOT-GAN is Zeng et al., arXiv:2104.01431; "released code" is its authors' repository.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -107,8 +106,3 @@ def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     """Mean over layers of mean |D_i(fake) - D_i(real)|: arXiv:1711.11585, equation 4."""
     layers = [(f - r.detach()).abs().mean() for f, r in zip(fake, real, strict=True)]
     return torch.stack(layers).sum() / len(layers)
-
-
-def finite(losses: Mapping[str, float]) -> bool:
-    """Say whether every loss is a number."""
-    return all(math.isfinite(value) for value in losses.values())
