@@ -1,9 +1,10 @@
-"""The patch discriminator against what the paper's authors released."""
+"""Discriminators: counts, shapes, and the logits that released code gives for the same weights."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from training.discriminators import PatchDiscriminator, from_published
+from training.discriminators import create, from_published
 
 
 def published_state(channels, seed):
@@ -32,34 +33,91 @@ def forward_by_hand(state, x):
     return F.conv2d(x, state["conv.8.weight"], state["conv.8.bias"], 1, 1)
 
 
-def test_the_published_size_has_the_published_number_of_parameters():
-    network = PatchDiscriminator(64)
-    assert sum(weights.numel() for weights in network.parameters()) == 2_763_777
+@pytest.mark.parametrize(
+    ("kind", "size", "parameters"),
+    [
+        ("spectral-patch", 256, 2_763_777),
+        ("instance-patch", 64, 1_555_585),
+        ("whole", 64, 2_765_568),
+        ("whole", 128, 2_765_568 + 64 * 64 * 16 + 2 * 64),  # a convolution and its norm more
+        ("context-conditioned", 64, 2_903_296),
+    ],
+)
+def test_the_published_width_has_the_published_number_of_parameters(kind, size, parameters):
+    network = create(kind, channels=64, size=size)
+    assert sum(weights.numel() for weights in network.parameters()) == parameters
 
 
-def test_a_picture_of_512_gives_62x62_logits():
-    network = PatchDiscriminator(2)
-    logits, activations = network(torch.zeros(1, 3, 512, 512))
-    assert logits.shape == (1, 1, 62, 62)
-    assert [tuple(x.shape[1:]) for x in activations] == [
-        (2, 256, 256),
-        (4, 128, 128),
-        (8, 64, 64),
-        (16, 63, 63),
+@pytest.mark.parametrize(
+    ("kind", "size", "logits", "activations"),
+    [
+        ("spectral-patch", 512, 62, [(2, 256), (4, 128), (8, 64), (16, 63)]),
+        ("spectral-patch", 24, 1, [(2, 12), (4, 6), (8, 3), (16, 2)]),
+        ("instance-patch", 64, 8, [(2, 32), (4, 16), (8, 8), (16, 8)]),
+        ("instance-patch", 128, 16, [(2, 64), (4, 32), (8, 16), (16, 16)]),
+        ("whole", 64, 1, [(2, 32), (4, 16), (8, 8), (16, 4)]),
+        ("whole", 128, 1, [(2, 64), (2, 32), (4, 16), (8, 8), (16, 4)]),
+        ("context-conditioned", 64, 1, [(4, 64), (2, 32), (4, 16), (8, 8), (16, 4)]),
+    ],
+)
+def test_logits_and_activations_have_their_shapes(kind, size, logits, activations):
+    network = create(kind, channels=2, size=size)
+    found = network(torch.zeros(2, 3, size, size), torch.zeros(2, 3, 2 * size, 2 * size))
+    assert found.logits.shape == (2, 1, logits, logits)
+    assert [tuple(x.shape) for x in found.activations] == [
+        (2, channels, side, side) for channels, side in activations
     ]
+    assert found.classes is None
+
+
+@pytest.mark.parametrize("size", [32, 48, 128])
+def test_a_shared_trunk_judges_the_image_as_one_and_names_its_class(size):
+    network = create("shared-trunk", channels=2, size=size, classes=5)
+    found = network(torch.zeros(3, 3, size, size))
+    assert found.logits.shape == (3, 1, 1, 1)
+    assert found.classes.shape == (3, 5)
+    assert [x.shape[1] for x in found.activations] == [2, 4, 8, 8, 16, 16, 16, 16]
+    assert (
+        create("shared-trunk", channels=2, size=size)(torch.zeros(1, 3, size, size)).classes is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("patch", 4, 64, 0), "unknown discriminator 'patch'; known are spectral-patch, "),
+        (("whole", 0, 64, 0), "whole with 0 channels"),
+        (("spectral-patch", 4, 23, 0), "spectral-patch cannot judge 23 px; it takes 24 px"),
+        (("whole", 4, 96, 0), "whole cannot judge 96 px; it takes 64, 128"),
+        (("whole", 4, 32, 0), "whole cannot judge 32 px"),
+        (("shared-trunk", 4, 16, 2), "shared-trunk cannot judge 16 px"),
+        (("shared-trunk", 4, 32, -1), "shared-trunk with -1 classes"),
+        (("whole", 4, 64, 2), "whole with 2 classes; only shared-trunk has them"),
+    ],
+)
+def test_impossible_discriminators_are_refused_with_the_value(arguments, text):
+    kind, channels, size, classes = arguments
+    with pytest.raises(ValueError, match=text):
+        create(kind, channels=channels, size=size, classes=classes)
+
+
+def test_a_part_without_its_context_is_refused():
+    network = create("context-conditioned", channels=2, size=64)
+    with pytest.raises(ValueError, match="context is None"):
+        network(torch.zeros(1, 3, 64, 64))
 
 
 def test_a_published_state_dict_gives_the_same_logits():
     state = published_state(4, seed=2)
-    network = PatchDiscriminator(4).double().eval()
+    network = create("spectral-patch", channels=4, size=64).double().eval()
     network.load_state_dict(from_published(state))
     image = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(0)).double() * 2 - 1
-    logits, _ = network(image)
+    logits = network(image).logits
     assert torch.allclose(logits, forward_by_hand(state, image), rtol=1e-9, atol=1e-12)
 
 
 def test_every_layer_but_the_last_is_spectrally_normalised():
-    network = PatchDiscriminator(8).train()
+    network = create("spectral-patch", channels=8, size=32).train()
     for _ in range(60):
         network(torch.zeros(1, 3, 32, 32))
     network.eval()
