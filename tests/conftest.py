@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -255,3 +256,63 @@ def image(encoded: Callable[..., bytes], photo: np.ndarray) -> bytes:
 def mask(encoded: Callable[..., bytes], hole: np.ndarray) -> bytes:
     """`hole` as a PNG, white = hole."""
     return encoded(hole.astype(np.uint8) * 255)
+
+
+@pytest.fixture(scope="session")
+def published_weights() -> Callable[..., object]:
+    """A function that makes the weights with which the golden vectors were computed.
+
+    It takes `{key: shape}`, a seed, gains by key and, where it is known, the checksum that the
+    weights must have, and returns a state dict. Everything follows from names and shapes; see
+    `tests/golden/how-models.md`.
+    """
+    import torch  # most tests do without, and it takes a second
+
+    normalize = torch.nn.functional.normalize
+
+    def unit(key: str, shape: Sequence[int], seed: int) -> torch.Tensor:
+        """Uniform values of mean 0 and deviation 1."""
+        source = torch.Generator().manual_seed(zlib.crc32(key.encode()) ^ seed)
+        return (torch.rand(list(shape), generator=source) - 0.5) * 12**0.5
+
+    def matrix(key: str, shape: Sequence[int], seed: int, gain: float) -> torch.Tensor:
+        """A weight of two axes or more, drawn for outputs of about unit size."""
+        return unit(key, shape, seed) * (gain / torch.Size(shape[1:]).numel() ** 0.5)
+
+    def singular(key: str, shapes: Mapping[str, Sequence[int]], seed: int) -> torch.Tensor:
+        """A vector of spectral norm: two power iterations, so that a third would be visible."""
+        layer = key[:-2]  # without _u or _v
+        original = f"{layer}_orig"
+        rows = matrix(original, shapes[original], seed, 1.0).double().flatten(1)
+        left = normalize(unit(f"{layer}_u", [len(rows)], seed).double(), dim=0)
+        for _ in range(2):
+            right = normalize(rows.T @ left, dim=0)
+            left = normalize(rows @ right, dim=0)
+        return (left if key.endswith("_u") else right).float()
+
+    def make(
+        shapes: Mapping[str, Sequence[int]],
+        seed: int,
+        gains: Mapping[str, float] | None = None,
+        checksum: int | None = None,
+    ) -> dict[str, torch.Tensor]:
+        gains, weights = gains or {}, {}
+        for key, shape in shapes.items():
+            kind = key.rpartition(".")[2]
+            if kind == "num_batches_tracked":
+                weights[key] = torch.tensor(100)
+            elif kind in ("weight_u", "weight_v"):
+                weights[key] = singular(key, shapes, seed)
+            elif kind == "running_var":
+                weights[key] = unit(key, shape, seed) / 12**0.5 + 1
+            elif kind in ("weight", "weight_orig") and len(shape) > 1:
+                weights[key] = matrix(key, shape, seed, gains.get(key, 2**0.5))
+            elif kind == "weight":
+                weights[key] = 1 + 0.1 * unit(key, shape, seed)
+            else:
+                weights[key] = unit(key, shape, seed) * gains.get(key, 0.1)
+        found = zlib.crc32(b"".join(value.numpy().tobytes() for value in weights.values()))
+        assert checksum is None or found == checksum
+        return weights
+
+    return make
