@@ -36,8 +36,13 @@ class Holes(Part):
     strokes: Weight = 1.0  # bent brush lines, thin to wide
     boxes: Weight = 1.0  # one to four rectangles
     files: Weight = 0.0  # mask files of the folder given as --masks
-    smallest: Share = 0.02  # share of the image that the hole covers
+    centre: Weight = 0.0  # a square in the middle
+    blocks: Weight = 0.0  # several squares, together up to a quarter
+    silhouettes: Weight = 0.0  # objects of the folder given as --silhouettes, about a quarter
+    noise: Weight = 0.0  # blotches, 20 to 30 per cent
+    smallest: Share = 0.02  # share of the image that strokes, boxes and files cover
     largest: Share = 0.6
+    centre_side: float = Field(default=0.5, gt=0, lt=1)  # side of the centre, share of the image's
 
 
 class Features(Part):
