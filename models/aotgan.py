@@ -23,9 +23,12 @@ SCALE = 4  # the blocks see the image at a quarter of its side
 
 
 class AOTBlock(nn.Module):
-    """Dilated branches, fused, and gated against the input: x (1 - g) + fuse(branches) g."""
+    """Dilated branches, fused, and gated against the input: x (1 - g) + fuse(branches) g.
 
-    def __init__(self, channels: int, rates: tuple[int, ...]) -> None:
+    Without the gate, as in the paper's ablation, it is a residual block: x + fuse(branches).
+    """
+
+    def __init__(self, channels: int, rates: tuple[int, ...], *, gate: bool) -> None:
         super().__init__()
         self.rates = rates
         part = channels // len(rates)
@@ -35,12 +38,16 @@ class AOTBlock(nn.Module):
             )
             self.add_module(f"block{number:02d}", branch)
         self.fuse = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3))
-        self.gate = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3))
+        self.gate = (
+            nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3)) if gate else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features of the same shape (B,C,H,W)."""
         branches = [self.get_submodule(f"block{i:02d}")(x) for i in range(len(self.rates))]
         fused = self.fuse(torch.cat(branches, dim=1))  # (B,C,H,W)
+        if self.gate is None:
+            return x + fused
         gate = torch.sigmoid(standardise(self.gate(x))).to(x.dtype)
         return torch.lerp(x, fused, gate)
 
@@ -82,7 +89,8 @@ class AOTGAN(Generator):
 
         channels: int = 64  # at full resolution; twice and four times as many at 1/2 and 1/4
         blocks: int = 8
-        rates: tuple[int, ...] = (1, 2, 4, 8)
+        rates: tuple[int, ...] = (1, 2, 4, 8)  # one alone is the ablation of the many
+        gate: bool = True
 
     rule = SizeRule(multiple=SCALE, minimum=36, trained=512)
     source = "arXiv:2104.01431"
@@ -108,7 +116,9 @@ class AOTGAN(Generator):
             nn.Conv2d(2 * channels, 4 * channels, 4, stride=2, padding=1),
             nn.ReLU(),
         )
-        self.middle = nn.Sequential(*(AOTBlock(4 * channels, rates) for _ in range(config.blocks)))
+        self.middle = nn.Sequential(
+            *(AOTBlock(4 * channels, rates, gate=config.gate) for _ in range(config.blocks))
+        )
         self.decoder = nn.Sequential(
             Up(4 * channels, 2 * channels),
             nn.ReLU(),

@@ -8,12 +8,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from .aotgan import AOTGAN
 from .aotgan_compact import CompactAOTGAN
+from .ccgan import CCGAN
 from .classical import NavierStokes, Telea
+from .context_encoder import CentreContextEncoder, ContextEncoder
 from .generator import Generator
 
 GENERATORS: dict[str, type[Generator]] = {
     "aotgan": AOTGAN,
     "aotgan-compact": CompactAOTGAN,
+    "ccgan": CCGAN,
+    "context-encoder": ContextEncoder,
+    "context-encoder-centre": CentreContextEncoder,
     "navier-stokes": NavierStokes,
     "telea": Telea,
 }
