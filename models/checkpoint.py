@@ -118,13 +118,19 @@ def load(path: Path) -> tuple[Generator, Header]:
     except (ValueError, RuntimeError, ArithmeticError) as error:
         raise BadCheckpoint(f"{path.name}: {error}") from error
     own = generator.rule
-    if header.rule.multiple % own.multiple or header.rule.minimum < own.minimum:
+    if (
+        header.rule.multiple % own.multiple
+        or header.rule.minimum < own.minimum
+        or header.rule.hole_share > own.hole_share
+        or own.fixed not in (None, header.rule.fixed)
+    ):
         raise BadCheckpoint(f"{path.name}: {header.rule} is wider than the network's {own}")
     generator.rule = header.rule
     tensors = _read_tensors(path)
     _compare(path, generator.state_dict(), tensors)
     generator.load_state_dict(tensors, assign=True)
-    return generator.eval(), header
+    # complete, also where the file is older than a key of the configuration
+    return generator.eval(), header.model_copy(update={"config": _config(generator)})
 
 
 def read_header(path: Path) -> Header:

@@ -118,7 +118,7 @@ class ContextEncoder(Generator):
         """The paper's sizes; the convolutional form has 71.2 M parameters."""
 
         form: Literal["channel-wise", "convolutional"] = "channel-wise"
-        width: int = 32  # channels; all others are multiples of it
+        width: int = 32  # channels, of which all others are multiples; even, for AlexNet's groups
         bottleneck_channels: int = 4000  # of the convolutional form
 
     rule = SizeRule(fixed=ALEXNET_SIDE, trained=ALEXNET_SIDE)
@@ -130,6 +130,8 @@ class ContextEncoder(Generator):
         self.config = config
         width = config.width
         if config.form == "channel-wise":
+            if width % 2:
+                raise ValueError(f"width {width} is odd: AlexNet's two groups cannot share it")
             self.main = nn.Sequential(*_alexnet(width), *_mixing(8 * width), *_ups(width))
             for module in self.modules():
                 if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):

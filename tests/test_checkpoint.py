@@ -12,7 +12,7 @@ from models.checkpoint import Header, load, read_header, save
 from models.generator import Generator
 from models.registry import create
 
-TINY = {"channels": 4, "blocks": 1, "rates": [1, 2]}
+TINY = {"channels": 4, "blocks": 1, "rates": [1, 2], "gate": True}
 
 
 @pytest.fixture
