@@ -4,6 +4,7 @@ Databases of the one server keep tests apart: 0 is flushed for each test that us
 belongs to the service with a worker, 2 to the gateway without one.
 """
 
+import json
 import os
 import signal
 import socket
@@ -30,6 +31,7 @@ from inpaint.settings import Settings
 from service.server import find_binary
 
 START_SECONDS = 60.0
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(autouse=True)
@@ -316,3 +318,24 @@ def published_weights() -> Callable[..., object]:
         return weights
 
     return make
+
+
+@pytest.fixture(scope="session")
+def golden_vectors(published_weights: Callable[..., object]) -> Callable[..., object]:
+    """A function that reads the vectors of a published network by the name of their file.
+
+    It returns the tensors by name, the weights they were computed with, and the allowed
+    differences, relative to the largest value, by mode.
+    """
+    from safetensors import safe_open  # with torch
+
+    def read(name: str) -> tuple[dict[str, object], object, dict[str, float]]:
+        with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+            about = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+        shapes = {key: shape for key, shape, _ in json.loads(about["keys"])}
+        gains, checksum = json.loads(about["gains"]), int(about["weights_crc32"])
+        weights = published_weights(shapes, int(about["seed"]), gains, checksum)
+        return tensors, weights, json.loads(about["tolerance"])
+
+    return read
