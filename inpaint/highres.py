@@ -12,6 +12,8 @@ windows that are scaled down, never up, to the trained size T:
 * A hole thicker than T is scaled down by more than 2, in windows 1.5 times as wide as it is thick:
   a window that sees nothing but hole could only guess.
 * Parts that lie close together share a window: specks of dust do not get one each.
+* A generator that fills only the central share of its window gets windows around the hole, even
+  where they reach beyond the picture, and so wide that the hole, or the part, fits in that share.
 
 All of this is planned on blocks of 16 pixels, so it costs little even for 40 megapixels. Where a
 picture is smaller than a window, the window reaches beyond it and sees it mirrored there.
@@ -35,7 +37,10 @@ Sample = TypeVar("Sample", bound=np.generic)
 CONTEXT = 64  # pixels known around a hole, at least
 SHRINK = 2  # one window rather than several up to this scale
 WORTH = 1.25  # the least scale: less would blur the fill and gain little context
-CORE = 0.75  # of a window's side: parts of larger groups lie within this central share
+# of a window's central share, in which parts of larger groups lie: what is left overlaps the parts
+# beside it and is blended with them
+CORE = 0.75
+ROOM = 1.5  # times as wide as a hole is thick, at least
 BATCH_PIXELS = 8 * 512 * 512  # given to a generator at once
 
 
@@ -170,21 +175,22 @@ def _parts(
     box = top + tight[0], left + tight[1], top + tight[2], left + tight[3]
     trained, extent = rule.fit(rule.trained), _extent(box) * BLOCK
     thick = min(extent, _thickness(squares, box) * BLOCK)
-    wide = max(trained, min(2 * thick, SHRINK * trained), 3 * thick // 2)
+    share = CORE * rule.hole_share if cut else rule.hole_share
+    wide = max(trained, min(2 * thick, SHRINK * trained), ceil(thick * max(ROOM, 1 / share)))
     if wide <= WORTH * trained:
         wide = trained
     if cut:
-        needed, most = ceil(extent / _core(rule)), wide
+        needed, most = ceil(extent / share), wide
     else:
         context = min(CONTEXT, trained // 4)
-        needed = max(extent + 2 * context, ceil(extent / rule.hole_share))
+        needed = max(extent + 2 * context, ceil(extent / share))
         if rule.hole_share == 1 and trained < needed <= WORTH * trained:
             needed = trained
         most = max(wide, SHRINK * trained)
     if needed <= most or extent == BLOCK:
         yield box, needed if rule.smaller and not cut else max(wide, needed)
         return
-    cell = max(1, int(wide * _core(rule)) // BLOCK)  # blocks
+    cell = max(1, int(wide * CORE * rule.hole_share) // BLOCK)  # blocks
     for rows in _divided(box[0], box[2], cell):
         for columns in _divided(box[1], box[3], cell):
             part = rows[0], columns[0], rows[1], columns[1]
@@ -204,7 +210,7 @@ def _gathered(parts: list[tuple[Box, int]], rule: SizeRule) -> Iterator[tuple[Bo
             continue
         waiting[first] = False
         box, side = parts[first]
-        room = max(_core(rule) * side / BLOCK, _extent(box))
+        room = max(CORE * rule.hole_share * side / BLOCK, _extent(box))
         alike = (sides <= side) & (side <= np.maximum(sides, SHRINK * rule.fit(rule.trained)))
         while True:
             starts, ends = np.minimum(boxes[:, :2], box[:2]), np.maximum(boxes[:, 2:], box[2:])
@@ -217,10 +223,6 @@ def _gathered(parts: list[tuple[Box, int]], rule: SizeRule) -> Iterator[tuple[Bo
             (top, left), (bottom, right) = starts[nearest].tolist(), ends[nearest].tolist()
             box = top, left, bottom, right
         yield box, side
-
-
-def _core(rule: SizeRule) -> float:
-    return min(CORE, rule.hole_share)
 
 
 def _divided(start: int, end: int, longest: int) -> Iterator[tuple[int, int]]:

@@ -1,12 +1,16 @@
 """Windows cover the hole at a sensible scale, and what a generator sees in them is true."""
 
+from math import ceil, floor
+
 import numpy as np
 import pytest
 
 from inpaint.highres import SizeRule, Window, batches, enlarge, plan, read
 from inpaint.mask import bounding_box
+from inpaint.restore import restore
 
 RULE = SizeRule(multiple=8, trained=256)
+CENTRAL = SizeRule(fixed=128, trained=128, hole_share=0.5)
 
 
 def hole_of(height, width, *boxes):
@@ -16,12 +20,39 @@ def hole_of(height, width, *boxes):
     return hole
 
 
-def covered(windows, height, width):
+def covered(windows, height, width, share=1.0):
+    """Return which pixels lie, whole, in the central share of a window."""
     result = np.zeros((height, width), bool)
     for window in windows:
-        top, left, bottom, right = window.inside(height, width)
-        result[top:bottom, left:right] = True
+        top, left, bottom, right = window.box
+        rim = (1 - share) / 2 * (bottom - top)
+        rows = slice(max(0, ceil(top + rim)), max(0, floor(bottom - rim)))
+        columns = slice(max(0, ceil(left + rim)), max(0, floor(right - rim)))
+        result[rows, columns] = True
     return result
+
+
+class Shades:
+    """A filler whose windows are flat, each black or white in turn."""
+
+    def __init__(self, rule):
+        self.rule = rule
+        self.count = 0
+
+    def __call__(self, pixels, holes):
+        shades = (self.count + np.arange(len(pixels))) % 2 * 255
+        self.count += len(pixels)
+        return np.broadcast_to(shades[:, None, None, None], pixels.shape).astype(np.uint8)
+
+
+def steepest(hole, rule):
+    """Return the largest step between neighbouring pixels of a hole that `Shades` has filled."""
+    filler = Shades(rule)
+    filled = restore(np.full((*hole.shape, 3), 128, np.uint8), hole, filler)[..., 0].astype(int)
+    assert filler.count > 1
+    down = np.abs(np.diff(filled, axis=0))[hole[1:] & hole[:-1]]
+    across = np.abs(np.diff(filled, axis=1))[hole[:, 1:] & hole[:, :-1]]
+    return max(down.max(initial=0), across.max(initial=0))
 
 
 # --- the rule ---------------------------------------------------------------------------------
@@ -155,6 +186,41 @@ def test_a_central_share_is_kept_for_the_hole_even_at_the_border():
     assert right - quarter >= 40
 
 
+def test_a_thick_hole_fits_in_the_central_share_of_its_window():
+    hole = hole_of(2000, 2000, (96, 112, 1884, 1900))  # 80 % of the picture
+    (window,) = plan(hole, CENTRAL)
+    assert np.all(covered([window], 2000, 2000, 0.5)[hole])
+    assert window.scale <= 2 * (1788 + 2 * 16) / 128  # no wider than the hole's blocks need
+    _, seen = read(np.zeros((2000, 2000, 3), np.uint8), hole, window)
+    assert not seen.all()
+
+
+def test_a_hole_of_the_central_half_is_seen_at_full_resolution():
+    (window,) = plan(hole_of(500, 500, (160, 208, 224, 272)), CENTRAL)
+    assert window == Window((128, 176, 256, 304), (128, 128))
+
+
+def test_a_scratch_keeps_its_resolution_where_a_central_share_is_filled():
+    hole = hole_of(300, 1500, (130, 20, 150, 1480))
+    windows = plan(hole, CENTRAL)
+    assert {window.scale for window in windows} == {1}
+    assert np.all(covered(windows, 300, 1500, 0.5)[hole])
+
+
+@pytest.mark.parametrize("rule", [RULE, CENTRAL], ids=["whole window", "central half"])
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [(200, 100, 230, 1900)],  # a scratch
+        [(100, 100, 1000, 400), (700, 400, 1000, 1900)],  # thick, around a corner
+        [(0, 0, 1100, 2000)],  # with two sides of the picture
+    ],
+    ids=["scratch", "corner", "border"],
+)
+def test_between_windows_a_fill_has_no_edge(rule, boxes):
+    assert steepest(hole_of(1300, 2000, *boxes), rule) < 64
+
+
 def test_a_model_that_wants_the_whole_picture_gets_it_unscaled():
     hole = hole_of(301, 501, (5, 5, 6, 6), (290, 490, 300, 500))
     assert plan(hole, SizeRule(whole=True)) == [Window((0, 0, 301, 501), (301, 501))]
@@ -238,6 +304,25 @@ def test_every_part_of_any_hole_is_covered(seed):
         assert np.all(covered(windows, height, width)[hole])
         assert all(rule.accepts(*window.size) for window in windows)
         assert all(window.scale >= 1 for window in windows)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_any_box_is_covered_by_the_central_share_of_windows(seed, share):
+    generator = np.random.default_rng(seed)
+    height, width = (int(side) for side in generator.integers(64, 2001, 2))
+    part = (0, 0.8, generator.uniform(0, 0.8))[seed % 3]  # one pixel, the most, and between
+    rows = max(1, min(height, round((part * height * width) ** 0.5 * generator.uniform(0.6, 1.6))))
+    columns = max(1, min(width, round(part * height * width / rows)))
+    top, left = generator.integers(height - rows + 1), generator.integers(width - columns + 1)
+    hole = hole_of(height, width, (top, left, top + rows, left + columns))
+    for rule in (
+        SizeRule(fixed=128, trained=128, hole_share=share),
+        SizeRule(multiple=32, trained=256, hole_share=share),
+    ):
+        windows = plan(hole, rule)
+        assert np.all(covered(windows, height, width, share)[hole])
+        assert all(rule.accepts(*window.size) for window in windows)
 
 
 def test_a_window_is_never_empty():
