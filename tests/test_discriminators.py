@@ -6,6 +6,81 @@ import torch.nn.functional as F
 
 from training.discriminators import create, from_published
 
+PUBLISHED = {  # file: kind, side of what it judges, parameters with 64 channels
+    "aotgan_d": ("spectral-patch", 64, 2_763_777),
+    "ce_d": ("instance-patch", 64, 1_555_585),
+    "ccgan_d": ("instance-patch", 64, 1_555_585),
+    "cecentre_d": ("whole", 64, 2_765_568),
+}
+
+
+def difference(found, expected):
+    """Return the largest difference, relative to the largest value."""
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.fixture
+def published(golden_vectors):
+    """A function of a file's name: its tensors, the network with its weights, allowed differences.
+
+    One of the networks ends in a sigmoid; its tensors are given as logits here.
+    """
+
+    def read(name):
+        tensors, state, allowed = golden_vectors(name)
+        kind, size, _ = PUBLISHED[name]
+        network = create(kind, channels=64, size=size)
+        network.load_state_dict(from_published(state))
+        for key in [key for key in tensors if key.endswith(".prob")]:
+            tensors[key.replace("prob", "logits")] = torch.logit(tensors[key])[..., None, None]
+        return tensors, network, allowed
+
+    return read
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_logits_are_those_of_the_released_code(name, published):
+    tensors, network, allowed = published(name)
+    with torch.no_grad():
+        single = network.eval()(tensors["in.image"]).logits
+        double = network.double()(tensors["in.image"].double()).logits
+    assert difference(single, tensors["eval.logits"]) < allowed["eval"]
+    assert difference(double, tensors["eval64.logits"]) < allowed["eval64"]
+
+
+@pytest.mark.parametrize("name", ["ce_d", "ccgan_d"])
+def test_instance_norm_is_the_same_while_training(name, published):
+    tensors, network, allowed = published(name)
+    with torch.no_grad():
+        logits = network.train()(tensors["in.image"]).logits
+    assert difference(logits, tensors["eval.logits"]) < allowed["train"]
+
+
+def test_batch_norm_while_training_is_that_of_the_released_code(published):
+    tensors, network, allowed = published("cecentre_d")
+    with torch.no_grad():
+        logits = network.train()(tensors["in.image"]).logits
+    assert difference(logits, tensors["train.logits"]) < allowed["train"]
+    variance = network.state_dict()["conv.3.running_var"]
+    assert difference(variance, tensors["after.main.3.running_var"]) < allowed["train"]
+
+
+def test_spectral_norm_iterates_as_in_the_released_code_half_a_turn_later(published):
+    """The released code's form takes v and then u from the other, the present one u and then v."""
+    tensors, network, allowed = published("aotgan_d")
+    with torch.no_grad():
+        network.train()(tensors["in.image"])
+        first = {key: value.clone() for key, value in network.state_dict().items()}
+        network(tensors["in.image"])
+        second = network.state_dict()
+        network.load_state_dict({key: (first if "_v" in key else second)[key] for key in first})
+        logits = network.eval()(tensors["in.image"]).logits
+    assert difference(logits, tensors["train.logits"]) < allowed["train"]
+    for key in ("conv.0.weight_u", "conv.6.weight_v"):
+        (ours,) = from_published({key: torch.empty(0)})
+        found = network.state_dict()[ours]
+        assert difference(found, tensors[f"after.{key}"]) < allowed["train"]
+
 
 def published_state(channels, seed):
     """Random weights in the released code's layout; u and v are those of a converged iteration."""
@@ -36,9 +111,7 @@ def forward_by_hand(state, x):
 @pytest.mark.parametrize(
     ("kind", "size", "parameters"),
     [
-        ("spectral-patch", 256, 2_763_777),
-        ("instance-patch", 64, 1_555_585),
-        ("whole", 64, 2_765_568),
+        *PUBLISHED.values(),
         ("whole", 128, 2_765_568 + 64 * 64 * 16 + 2 * 64),  # a convolution and its norm more
         ("context-conditioned", 64, 2_903_296),
     ],

@@ -1,76 +1,189 @@
-"""Losses against values computed by hand, and SM-PatchGAN against golden values."""
+"""Losses against values computed by hand, and against those of the published code."""
 
 import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from training import losses
+from training import features, losses
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "smgan.json").read_text())
+GOLDEN = Path(__file__).parent / "golden"
+PUBLISHED = json.loads((GOLDEN / "losses.json").read_text())
+PERCEPTUAL = [f"relu{block}_1" for block in range(1, 6)]
+STYLE = ["relu2_2", "relu3_4", "relu4_4", "relu5_2"]
+
+# Each loss of `losses.json` as ours give it; `t` holds the tensors by name.
+OURS = {
+    "aot.l1": lambda t: losses.reconstruction(t["pred"], t["image"], t["mask"], known=1, hole=1),
+    "aot.smgan_paper_d": lambda t: discriminator(t, "soft-mask"),
+    "aot.smgan_paper_g": lambda t: generator(t, "soft-mask"),
+    "aot.smgan_official_d": lambda t: discriminator(t, "soft-mask", mode="official"),
+    "aot.smgan_official_g": lambda t: generator(t, "soft-mask", mode="official"),
+    "aot.hmgan_paper_d": lambda t: discriminator(t, "hard-mask"),
+    "aot.patchgan_paper_d": lambda t: discriminator(t, "least-squares"),
+    "aot.nsgan_d": lambda t: discriminator(t, "cross-entropy"),
+    "aot.nsgan_g": lambda t: generator(t, "cross-entropy"),
+    "ce.lsgan_d": lambda t: discriminator(t, "least-squares") / 2,
+    "ce.lsgan_g": lambda t: generator(t, "least-squares"),
+    "ce.g_total": lambda t: 0.001 * generator(t, "least-squares") + 0.999 * part_l1(t),
+    "ce.masked_l2_hole_mean": lambda t: losses.hole_squared(t["pred"], t["image"], t["mask"]),
+    "cecentre.overlap_l2_0.998": lambda t: 0.998 * overlap(t),
+    "cecentre.overlap_l2_0.999": lambda t: 0.999 * overlap(t),
+    # The published code weighs the overlap twice: in the function and again in the sum.
+    "cecentre.g_total_0.998": lambda t: 0.002 * told(t) + 0.998 * 0.998 * overlap(t),
+    "cecentre.g_total_0.999": lambda t: 0.001 * told(t) + 0.999 * 0.999 * overlap(t),
+    "cecentre.d": lambda t: losses.adversarial_discriminator(
+        "cross-entropy", torch.logit(t["prob_real"]), torch.logit(t["prob_fake"]), t["mask"]
+    ),
+}
 
 
-@pytest.fixture
-def mask():
-    bits = [np.frombuffer(bytes.fromhex(text), np.uint8) for text in GOLDEN["mask"]]
-    return torch.tensor(np.stack([np.unpackbits(row) for row in bits])).view(2, 1, 64, 80).double()
+def discriminator(t, objective, **options):
+    real, fake = t["logits_real"], t["logits_fake"]
+    return losses.adversarial_discriminator(objective, real, fake, t["mask"], **options)
 
 
-@pytest.fixture
-def logits():
-    found = {}
-    for name in ("logits_real", "logits_fake"):
-        values = torch.tensor(GOLDEN[name], dtype=torch.float64).view(2, 1, 6, 8)
-        found[name] = values.requires_grad_()
-    return found
+def generator(t, objective, **options):
+    return losses.adversarial_generator(objective, t["logits_fake"], t["mask"], **options)
 
 
-@pytest.mark.parametrize("mode", ["paper", "official"])
-def test_the_discriminators_side_of_sm_patchgan_has_its_golden_value(mode, mask, logits):
-    expected = GOLDEN["losses"][f"{mode}_d"]
-    loss = losses.soft_patch_discriminator(
-        logits["logits_real"],
-        logits["logits_fake"],
-        mask,
-        blurred=losses.soft_mask(mask),
-        mode=mode,
+def told(t):
+    """Cross-entropy of a probability instead of a logit."""
+    return losses.adversarial_generator("cross-entropy", torch.logit(t["prob_fake"]), t["mask"])
+
+
+def overlap(t):
+    return losses.overlap_squared(t["part_pred"], t["part_image"])
+
+
+def part_l1(t):
+    whole = torch.ones_like(t["part_image"][:, :1])
+    return losses.reconstruction(t["part_pred"], t["part_image"], whole, known=1, hole=1)
+
+
+def check(name, loss, precision, published_weights, *, gradients=True):
+    """Compare a loss and its gradients with what the published code gives."""
+    allowed = 1e-6 if precision == torch.float64 else 1e-5
+    expected = PUBLISHED[name]
+    tensors = {
+        key: value.to(precision).requires_grad_(key in expected["gradients"])
+        for key, value in load_file(GOLDEN / "losses.safetensors").items()
+    }
+    value = loss(tensors)
+    assert value.item() == pytest.approx(expected["value"], rel=allowed)
+    if not gradients:
+        return
+    value.backward()
+    for key, gradient in expected["gradients"].items():
+        found = tensors[key].grad.double()
+        assert found.norm().item() == pytest.approx(gradient["norm"], rel=allowed)
+        probe = published_weights({f"probe.{key}": found.shape}, 0, {f"probe.{key}": 1.0})
+        along = (found * probe[f"probe.{key}"]).sum().item()
+        assert along == pytest.approx(
+            gradient["probe"], rel=allowed, abs=allowed * gradient["norm"]
+        )
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", OURS)
+def test_a_loss_and_its_gradients_are_those_of_the_published_code(
+    name, precision, published_weights
+):
+    check(name, OURS[name], precision, published_weights)
+
+
+@pytest.fixture(scope="module")
+def vgg19(published_weights, tmp_path_factory):
+    """VGG19 with the weights behind the golden values, through the loader."""
+    with torch.device("meta"):
+        wanted = features.FeatureNetwork("vgg19", ["relu5_4"]).state_dict()
+    shapes = {key: value.shape for key, value in wanted.items()}
+    path = tmp_path_factory.mktemp("weights") / "vgg19.pth"
+    torch.save(published_weights(shapes, 19, checksum=943758023), path)
+    return features.load_features("vgg19", path, [*PERCEPTUAL, *STYLE])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["perceptual", "style"])
+def test_vgg19_losses_and_their_gradients_are_those_of_the_published_code(
+    name, precision, vgg19, published_weights
+):
+    network = vgg19.to(precision)
+    compare, taps = {
+        "perceptual": (losses.perceptual, PERCEPTUAL),
+        "style": (losses.style, STYLE),
+    }[name]
+
+    def loss(t):
+        of_fill, of_image = (network(features.normalise(t[key])) for key in ("pred", "image"))
+        return compare(of_fill, of_image, taps)
+
+    # In float32 some ReLUs and absolute values turn to their other side: 3e-5 of the gradient.
+    exact = precision == torch.float64
+    check(f"aot.{name}", loss, precision, published_weights, gradients=exact)
+
+
+def test_every_golden_loss_is_compared():
+    assert {*OURS, "aot.perceptual", "aot.style"} == PUBLISHED.keys()
+
+
+def test_discriminators_call_the_image_one_and_the_hole_zero():
+    mask = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    real = torch.full((1, 1, 2, 2), 2.0)  # (2 - 1)^2 = 1
+    fake = torch.tensor([[[[3.0, 1.0], [1.0, 0.0]]]])  # hard: (9 + 0 + 0 + 1) / 4
+    wanted = {"hard-mask": 1 + 10 / 4, "least-squares": 1 + (9 + 1 + 1 + 0) / 4}
+    for objective, value in wanted.items():
+        found = losses.adversarial_discriminator(objective, real, fake, mask)
+        assert found.item() == pytest.approx(value)
+    # Without a blur the soft mask is the hard one; as released, 0 is real: 2^2, (3 - 1)^2, 1, 1, 0.
+    soft = losses.adversarial_discriminator("soft-mask", real, fake, mask, kernel=1)
+    assert soft.item() == pytest.approx(wanted["hard-mask"])
+    released = losses.adversarial_discriminator(
+        "soft-mask", real, fake, mask, kernel=1, mode="official"
     )
-    loss.backward()
-    norms = {name: values.grad.norm().item() for name, values in logits.items()}
-    assert loss.item() == pytest.approx(expected["value"], rel=1e-6)
-    assert norms == pytest.approx(expected["gradient_norms"], rel=1e-6)
+    assert released.item() == pytest.approx(4 + (4 + 1 + 1 + 0) / 4)
 
 
-@pytest.mark.parametrize("mode", ["paper", "official"])
-def test_the_generators_side_of_sm_patchgan_has_its_golden_value(mode, mask, logits):
-    expected = GOLDEN["losses"][f"{mode}_g"]
-    loss = losses.soft_patch_generator(logits["logits_fake"], mask, mode=mode)
-    loss.backward()
-    assert loss.item() == pytest.approx(expected["value"], rel=1e-6)
-    norm = logits["logits_fake"].grad.norm().item()
-    assert norm == pytest.approx(expected["gradient_norms"]["logits_fake"], rel=1e-6)
+def test_generators_want_one_and_with_a_mask_answer_for_the_hole_alone():
+    mask = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])
+    fake = torch.tensor([[[[3.0, 9.0], [9.0, 0.0]]]])  # in the hole (3 - 1)^2 = 4 and 1
+    over_all = (4 + 64 + 64 + 1) / 4
+    for objective, mode, value in (
+        ("soft-mask", "paper", 5 / 2),
+        ("soft-mask", "official", over_all),
+        ("hard-mask", "paper", 5 / 2),
+        ("hard-mask", "official", 5 / 2),
+        ("least-squares", "paper", over_all),
+    ):
+        found = losses.adversarial_generator(objective, fake, mask, mode=mode)
+        assert found.item() == pytest.approx(value)
 
 
-def test_both_sides_of_the_paper_mode_call_one_real():
-    mask = torch.zeros(1, 1, 8, 8)
-    mask[..., :4] = 1
-    blurred = losses.soft_mask(mask, kernel=1)
-    real, fake = torch.ones(1, 1, 8, 8), 1 - mask
-    side = losses.soft_patch_discriminator(real, fake, mask, blurred=blurred, mode="paper")
-    assert side.item() == 0
-    assert losses.soft_patch_generator(real, mask, mode="paper").item() == 0
-    assert losses.soft_patch_generator(fake, mask, mode="paper").item() == pytest.approx(1)
+def test_cross_entropy_is_minus_the_logarithm_of_the_right_answers_probability():
+    mask = torch.ones(1, 1, 1, 1)
+    three = torch.full((1, 1, 1, 1), math.log(3.0))  # the probability 3/4 of being real
+    found = losses.adversarial_discriminator("cross-entropy", three, three, mask)
+    assert found.item() == pytest.approx(-math.log(3 / 4) - math.log(1 / 4))
+    found = losses.adversarial_generator("cross-entropy", -three, mask)
+    assert found.item() == pytest.approx(-math.log(1 / 4))
 
 
-def test_the_generator_answers_for_the_hole_alone():
-    mask = torch.zeros(1, 1, 4, 4)
-    mask[..., 0, 0] = 1
-    known = 1 + 5 * (1 - mask)  # far from real everywhere but in the hole
-    assert losses.soft_patch_generator(known, mask, mode="paper").item() == 0
-    assert losses.soft_patch_generator(known, mask, mode="official").item() > 1
+def test_logits_are_spread_over_the_mask_from_corner_to_corner():
+    mask = torch.zeros(1, 1, 3, 3)
+    mask[..., 1] = 1  # the middle column
+    fake = torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])  # columns 0, 1/2, 1
+    found = losses.adversarial_generator("hard-mask", fake, mask)
+    assert found.item() == pytest.approx(1 / 4)
+
+
+def test_a_mask_without_a_hole_costs_the_generator_nothing():
+    fake = torch.ones(1, 1, 2, 2, requires_grad=True)
+    losses.adversarial_generator("soft-mask", 5 * fake, torch.zeros(1, 1, 4, 4)).backward()
+    assert fake.grad.tolist() == [[[[0.0, 0.0], [0.0, 0.0]]]]
 
 
 def test_the_soft_mask_is_a_zero_padded_gaussian():
@@ -93,6 +206,71 @@ def test_reconstruction_weighs_hole_and_known_region():
     assert weighed.item() == pytest.approx(0.5 * (3 + 1 + 1 + 1) / 4)
     plain = losses.reconstruction(fill, image, mask, known=1, hole=1)
     assert plain.item() == pytest.approx(0.5)
+
+
+def test_hole_squared_is_the_mean_over_the_values_of_the_hole():
+    mask = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])
+    image, fill = torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
+    fill[0, :, 0, 0] = torch.tensor([1.0, 2.0, 3.0])  # 1 + 4 + 9
+    fill[0, :, 0, 1] = 100.0  # known
+    found = losses.hole_squared(fill, image, mask)
+    assert found.item() == pytest.approx(14 / (3 * 2))
+    assert losses.hole_squared(fill, image, 0 * mask).item() == 0
+
+
+def test_overlap_squared_weighs_the_border_band():
+    target = torch.zeros(2, 3, 4, 6)
+    found = losses.overlap_squared(target + 2, target, band=1)
+    assert found.item() == pytest.approx(4 * (16 * 10 + 8 * 1) / 24)  # 16 border pixels, 8 within
+    inside = target.clone()
+    inside[..., 1:3, 1:5] = 1
+    assert losses.overlap_squared(inside, target, band=1).item() == pytest.approx(8 / 24)
+    assert losses.overlap_squared(target + 1, target, band=2, factor=3.0).item() == 3
+
+
+def test_classification_is_the_mean_over_labelled_samples():
+    logits = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0], [7.0, -7.0]], requires_grad=True)
+    loss = losses.classification(logits, torch.tensor([0, 1, -1]))
+    loss.backward()
+    assert loss.item() == pytest.approx((-math.log(3 / 4) - math.log(1 / 2)) / 2)
+    # The gradient is the probability, less 1 where it is right, over the two that have labels.
+    expected = [[(3 / 4 - 1) / 2, 1 / 4 / 2], [1 / 2 / 2, (1 / 2 - 1) / 2], [0, 0]]
+    assert torch.allclose(logits.grad, torch.tensor(expected))
+
+
+def test_classification_without_labels_is_zero_and_has_a_gradient():
+    logits = torch.ones(2, 3, requires_grad=True)
+    loss = losses.classification(logits, torch.tensor([-1, -1]))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros(2, 3))
+
+
+def test_with_area_and_count_the_mean_over_ranks_is_that_of_the_joined_batch():
+    draw = torch.Generator().manual_seed(0)
+    mask = (
+        torch.rand(4, 1, 6, 6, generator=draw) < torch.tensor([0.1, 0.2, 0.6, 0.9]).view(4, 1, 1, 1)
+    ) * 1.0
+    fill, image = torch.rand(2, 4, 3, 6, 6, generator=draw)
+    fake, logits = torch.rand(4, 1, 3, 3, generator=draw), torch.rand(4, 5, generator=draw)
+    labels = torch.tensor([3, 0, 2, -1])
+    area, count = mask.sum() / 2, (labels >= 0).sum() / 2
+    ranks = [slice(0, 2), slice(2, 4)]
+    for joined, parts in (
+        (
+            losses.hole_squared(fill, image, mask),
+            [losses.hole_squared(fill[r], image[r], mask[r], area=area) for r in ranks],
+        ),
+        (
+            losses.adversarial_generator("soft-mask", fake, mask),
+            [losses.adversarial_generator("soft-mask", fake[r], mask[r], area=area) for r in ranks],
+        ),
+        (
+            losses.classification(logits, labels),
+            [losses.classification(logits[r], labels[r], count=count) for r in ranks],
+        ),
+    ):
+        assert (sum(parts) / 2).item() == pytest.approx(joined.item())
 
 
 def test_gram_is_the_mean_product_of_channels():
