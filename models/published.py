@@ -109,7 +109,7 @@ def read(path: Path, name: str) -> Generator:
         BadCheckpoint: naming the file and what is wrong with it.
     """
     layout = FORMATS[name]
-    state = _state(path, layout)
+    state = state_dict(path, beside=layout.files)
     generator, expected = layout.build(state)
     if faults := _faults(expected, state):
         found = "; ".join(faults)
@@ -150,8 +150,16 @@ def origin(path: Path, name: str, source: str = "") -> dict[str, object]:
     }
 
 
-def _state(path: Path, layout: Format) -> dict[str, Tensor]:
-    """Return the tensors of a file by name, whatever they are wrapped in."""
+def state_dict(path: Path, *, beside: str = "take the network's file") -> dict[str, Tensor]:
+    """Return the tensors of a file by name, whatever they are wrapped in; nothing in it is run.
+
+    Args:
+        path: written by PyTorch or as safetensors.
+        beside: told to who took the optimisers' file instead.
+
+    Raises:
+        BadCheckpoint: if it is neither, damaged, or holds something else.
+    """
     content = _content(path)
     if isinstance(content, Mapping) and isinstance(content.get(WRAPPER), Mapping):
         content = content[WRAPPER]
@@ -161,9 +169,7 @@ def _state(path: Path, layout: Format) -> dict[str, Tensor]:
         )
     inner = [value for value in content.values() if isinstance(value, Mapping)]
     if any("param_groups" in value for value in [content, *inner]):
-        raise BadCheckpoint(
-            f"{path.name} holds the state of optimisers and no network: {layout.files}"
-        )
+        raise BadCheckpoint(f"{path.name} holds the state of optimisers and no network: {beside}")
     strange = [
         f"{key} is {type(value).__name__}"
         for key, value in content.items()

@@ -1,21 +1,19 @@
 """Fixed ImageNet features for perceptual losses and LPIPS: SqueezeNet 1.1, AlexNet, VGG16, VGG19.
 
-Weights are given as a safetensors file (or a plain state dict saved by torch) with torchvision's
-keys `features.N...`; nothing is downloaded. Sources: SqueezeNet, arXiv:1602.07360 (version 1.1 of
+Weights are given as a state dict with torchvision's names `features.N...`, saved by torch or as
+safetensors; nothing is downloaded. Sources: SqueezeNet, arXiv:1602.07360 (version 1.1 of
 the authors' repository); AlexNet in the one-column form, arXiv:1404.5997; VGG, arXiv:1409.1556.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from inpaint.errors import BadData
+from inpaint.errors import BadCheckpoint, BadData
+from models import published
 
 # ImageNet mean and standard deviation for RGB in [0, 1].
 MEAN = (0.485, 0.456, 0.406)
@@ -146,18 +144,15 @@ def normalise(image: Tensor) -> Tensor:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file or of a state dict saved by torch.
+    """Return the tensors of a state dict by name, saved by torch or as safetensors.
 
     Raises:
-        BadData: if the file is missing or is neither.
+        BadData: if the file is missing or holds something else.
     """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
-    except (OSError, SafetensorError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
-        raise BadData(f"feature weights {path} cannot be read: {error}") from error
+        return published.state_dict(path)
+    except BadCheckpoint as error:
+        raise BadData(f"feature weights {path} cannot be used: {error}") from error
 
 
 def load_features(network: str, path: Path, taps: Sequence[str]) -> FeatureNetwork:
@@ -168,14 +163,18 @@ def load_features(network: str, path: Path, taps: Sequence[str]) -> FeatureNetwo
     """
     trunk = FeatureNetwork(network, taps)
     weights = read_weights(path)
-    wanted = {key: value.shape for key, value in trunk.state_dict().items()}
-    bad = [
-        key for key, shape in wanted.items() if key not in weights or weights[key].shape != shape
+    wanted = trunk.state_dict()
+    faults = [
+        f"{key} is {tuple(weights[key].shape)} and not {tuple(value.shape)}"
+        if key in weights
+        else f"{key} is missing"
+        for key, value in wanted.items()
+        if key not in weights or weights[key].shape != value.shape
     ]
-    if bad:
+    if faults:
         raise BadData(
-            f"{path} does not hold {network} features:"
-            f" {', '.join(bad[:4])} missing or of another shape"
+            f"{path} does not hold {network} features, named as in torchvision:"
+            f" {', '.join(faults[:4])}{', …' if len(faults) > 4 else ''}"
         )
     trunk.load_state_dict({key: weights[key].float() for key in wanted})
     return trunk
