@@ -6,7 +6,7 @@ It says what is needed to build the generator again and to know where its weight
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from inpaint.errors import BadCheckpoint
 from inpaint.highres import SizeRule
@@ -113,8 +114,7 @@ def load(path: Path) -> tuple[Generator, Header]:
     """
     header = read_header(path)
     try:
-        with torch.device("meta"):  # no memory, no drawing of weights that are replaced at once
-            generator = create(header.architecture, header.config)
+        generator = blank(header.architecture, header.config)
     except (ValueError, RuntimeError, ArithmeticError) as error:
         raise BadCheckpoint(f"{path.name}: {error}") from error
     own = generator.rule
@@ -131,6 +131,31 @@ def load(path: Path) -> tuple[Generator, Header]:
     generator.load_state_dict(tensors, assign=True)
     # complete, also where the file is older than a key of the configuration
     return generator.eval(), header.model_copy(update={"config": _config(generator)})
+
+
+def blank(architecture: str, config: Mapping[str, object]) -> Generator:
+    """Return a generator as `create` does, without memory: its tensors wait for values.
+
+    Raises:
+        ValueError: as `create`.
+    """
+    with torch.device("meta"), _Undrawn():
+        return create(architecture, config)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the drawing of weights: without memory it imports PyTorch's compiler first."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if func.__name__ == "normal_":
+            return None
+        return func(*args, **(kwargs or {}))
 
 
 def read_header(path: Path) -> Header:

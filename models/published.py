@@ -21,8 +21,8 @@ from torch import Tensor
 
 from inpaint.errors import BadCheckpoint
 
+from .checkpoint import blank
 from .generator import Generator
-from .registry import create
 
 State = Mapping[str, Tensor]
 
@@ -49,8 +49,7 @@ class Format:
 
     def build(self, state: State) -> tuple[Generator, dict[str, Tensor]]:
         """Return the generator without memory, and its tensors by their published names."""
-        with torch.device("meta"):
-            generator = create(self.architecture, {**self.config, **self.sizes(state)})
+        generator = blank(self.architecture, {**self.config, **self.sizes(state)})
         named = {
             self.trunk + key.removeprefix(TRUNK) if key.startswith(TRUNK) else key: tensor
             for key, tensor in generator.state_dict().items()

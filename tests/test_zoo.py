@@ -1,4 +1,7 @@
 import hashlib
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -98,3 +101,21 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path):
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(StartFailed, match="finds no CUDA device"):
         Zoo.load(Settings(models="telea", device="cuda"))
+
+
+@pytest.mark.slow  # imports PyTorch in a process of its own
+def test_a_worker_starts_without_what_only_training_and_compiling_need(folder):
+    script = f"""
+        import sys
+        from inpaint.settings import Settings
+        from worker.zoo import Zoo
+        zoo = Zoo.load(Settings(model="tiny", models="tiny,telea", checkpoints={str(folder)!r}))
+        assert list(zoo.fillers) == ["tiny", "telea"]
+        print(sorted({{"sympy", "torch._dynamo", "torch.onnx", "training"}} & set(sys.modules)))
+    """
+
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "[]"

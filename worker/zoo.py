@@ -61,7 +61,8 @@ class Zoo:
             generator, cards[name] = _open(name, found.get(name))
             filler = fillers[name] = TorchFiller(generator, device=device, precision=precision)
             loaded = time.monotonic()
-            filler.warm([(filler.rule.trained, filler.rule.trained)])
+            if not isinstance(generator, Classical):  # OpenCV is as fast the first time
+                filler.warm([(filler.rule.trained, filler.rule.trained)])
             warmed = time.monotonic()
             log.info("%s loaded in %.1f s, warmed in %.1f s", name, loaded - began, warmed - loaded)
         shown = next(iter(fillers.values()))  # a learned one, where there is one: they go first
