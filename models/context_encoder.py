@@ -1,7 +1,7 @@
 """Context Encoders: what stands around a hole, squeezed through a bottleneck, says what is in it.
 
 Pathak, Krähenbühl, Donahue, Darrell, Efros, "Context Encoders: Feature Learning by Inpainting",
-CVPR 2016, arXiv 1604.07379. Two generators, after the paper's two kinds of hole:
+CVPR 2016, arXiv 1604.07379. Two generators, after where the hole may lie:
 
 * `CentreContextEncoder`, the central half of 128 pixels (section 5.1), as its two public PyTorch
   versions have it: "strided" (github.com/BoyuanJiang/context_encoder_pytorch, MIT, a port of the
@@ -109,7 +109,7 @@ class ContextEncoder(Generator):
 
     The channel-wise form is AlexNet up to pool5 in two groups, without its local response
     normalisation, the channel-wise fully connected layer, a 1x1 convolution across channels, and
-    five up-convolutions. The paper gives their number alone: widths 128, 64, 64, 32, 3, 5x5
+    five up-convolutions. Of these the text gives the number alone: widths 128, 64, 64, 32, 3, 5x5
     kernels (6 -> 11 -> 21 -> 41 -> 81 -> 161 pixels) and the interpolation to 227 are our reading.
     """
 
