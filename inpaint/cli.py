@@ -27,13 +27,17 @@ COMMANDS = {
     "worker": Command("worker.commands:worker", "Load the models and take jobs from the queue."),
     "import": Command("models.commands:import_weights", "Make a checkpoint of published weights."),
     "demo": Command("service.demo:demo", "Restore a real photograph: before | mask | after."),
-    "train": Command("training.commands:train", "Train a generator from a recipe."),
+    "train": Command(
+        "training.commands:train",
+        "Train a generator from a recipe; `inpaint train holes` draws a sheet of training holes.",
+    ),
+    "train holes": Command("training.sheet:draw_sheet", "Draw a sheet of training holes."),
     "eval": Command("training.commands:evaluate", "Score models on photographs with real holes."),
     "export": Command("training.commands:export", "Make a checkpoint from a training run."),
     "bench fill": Command("worker.bench:fill", "Time generators as served against plain fp32."),
     "bench serve": Command("service.bench:serve", "Time what the service adds around the model."),
 }
-GROUPS = {"bench": "Measure speed and memory."}
+GROUPS = {"bench": "Measure speed and memory.", "train": "Train a generator."}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,16 +54,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parser(arguments: list[str]) -> typer.Typer:
     """Build the command line: the chosen command as it is, the others by their help alone."""
+    chosen = max((words for words in COMMANDS if _begin(arguments, words)), key=len, default="")
     top = _app("Fill holes in photographs.")
-    groups = {name: _app(text) for name, text in GROUPS.items()}
-    for name, group in groups.items():
-        top.add_typer(group, name=name)
+    groups = {"": top}
     for words, command in COMMANDS.items():
-        *group_name, name = words.split()
-        chosen = arguments[: len(group_name) + 1] == words.split()
-        function = resolve(words, command.target) if chosen else _unchosen
-        app = groups[group_name[0]] if group_name else top
-        app.command(name, help=command.help)(function)
+        group, _, name = words.rpartition(" ")
+        # A word is a command or a group: of `train` and `train holes` only the chosen one is built.
+        if (group in COMMANDS and words != chosen) or chosen.startswith(f"{words} "):
+            continue
+        if group not in groups:
+            groups[group] = _app(GROUPS[group])
+            top.add_typer(groups[group], name=group)
+        function = resolve(words, command.target) if words == chosen else _unchosen
+        groups[group].command(name, help=command.help)(function)
     return top
 
 
@@ -79,6 +86,10 @@ def resolve(words: str, target: str) -> Callable[..., object]:
             f"project: pip install -c constraints.txt '.{extra}'"
         ) from error
     return found
+
+
+def _begin(arguments: list[str], words: str) -> bool:
+    return arguments[: len(words.split())] == words.split()
 
 
 def _app(text: str) -> typer.Typer:

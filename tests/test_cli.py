@@ -59,6 +59,22 @@ def test_every_command_is_found_and_explains_itself(words, capsys):
     assert f"Usage: inpaint {words}" in capsys.readouterr().out
 
 
+def test_a_command_and_a_longer_one_that_begins_like_it_are_both_there(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "--help"])
+    assert ended.value.code == 0
+    assert "`inpaint train holes`" in capsys.readouterr().out
+    recipe = str(tmp_path / "holes.toml")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", recipe, "--data", str(tmp_path)])
+    assert ended.value.code == 1
+    assert f"recipe {recipe}: " in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "holes", "--sheet", str(tmp_path / "holes.png")])
+    assert ended.value.code == 0
+    assert (tmp_path / "holes.png").exists()
+
+
 def test_a_refusal_is_one_line_on_stderr_and_exit_code_1(monkeypatch, capsys):
     monkeypatch.setenv("INPAINT_PORT", "many")
     with pytest.raises(SystemExit) as ended:
