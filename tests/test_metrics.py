@@ -1,4 +1,4 @@
-"""PSNR, SSIM and L1 against their formulas and against scikit-image."""
+"""PSNR, SSIM and both L1 against their formulas and against scikit-image."""
 
 import math
 
@@ -26,6 +26,22 @@ def test_l1_is_the_mean_share_of_the_levels():
     assert metrics.l1(one, black) == 0.25
 
 
+def test_the_relative_l1_is_the_difference_as_a_share_of_all_light():
+    dark = np.full((4, 4, 3), 20, np.uint8)
+    darker = dark.copy()
+    darker[:2] = 10
+    assert metrics.l1_relative(dark, darker) == pytest.approx((10 / 2) / (20 + 15))
+    assert metrics.l1_relative(darker, dark) == metrics.l1_relative(dark, darker)
+    assert metrics.l1_relative(dark * np.uint8(5), darker * np.uint8(5)) == pytest.approx(1 / 7)
+    assert metrics.l1(dark, darker) == pytest.approx(5 / 255)
+
+
+def test_the_relative_l1_of_black_pictures_is_a_number():
+    black = np.zeros((2, 2, 3), np.uint8)
+    assert metrics.l1_relative(black, black) == 0
+    assert metrics.l1_relative(black, ~black) == 1
+
+
 def test_psnr_follows_the_mean_squared_error():
     black = np.zeros((4, 4, 3), np.uint8)
     assert metrics.psnr(black, black + np.uint8(5)) == pytest.approx(10 * math.log10(255**2 / 25))
@@ -37,6 +53,7 @@ def test_equal_pictures_have_the_best_scores(pair):
     assert metrics.psnr(photo, photo) == 100
     assert metrics.ssim(photo, photo) == pytest.approx(1, abs=1e-12)
     assert metrics.l1(photo, photo) == 0
+    assert metrics.l1_relative(photo, photo) == 0
 
 
 def test_a_flat_pair_has_the_luminance_term_alone():
@@ -64,7 +81,7 @@ def test_ssim_and_psnr_agree_with_scikit_image(pair):
     )
 
 
-@pytest.mark.parametrize("score", [metrics.l1, metrics.psnr, metrics.ssim])
+@pytest.mark.parametrize("score", [metrics.l1, metrics.l1_relative, metrics.psnr, metrics.ssim])
 def test_pictures_of_two_shapes_are_refused(score, pair):
     photo, other = pair
     with pytest.raises(ValueError, match="cannot be compared"):

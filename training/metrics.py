@@ -1,6 +1,7 @@
-"""How far a restored picture is from the photograph: PSNR, SSIM and L1 of whole pictures.
+"""How far a restored picture is from the photograph: PSNR, SSIM and both L1 of whole pictures.
 
-In: two pixel arrays uint8 (H,W,3) of one shape. Out: one number. LPIPS is in `lpips.py`.
+In: two pixel arrays uint8 (H,W,3) of one shape. Out: one number. LPIPS is in `lpips.py`, the
+distance between whole sets of pictures in `frechet.py`.
 """
 
 import math
@@ -23,6 +24,16 @@ def l1(a: Pixels, b: Pixels) -> float:
     """Return the mean absolute difference in [0, 1]: levels / 255."""
     _check(a, b)
     return float(np.abs(a.astype(np.int16) - b).mean() / PEAK)
+
+
+def l1_relative(a: Pixels, b: Pixels) -> float:
+    """Return sum |a - b| / sum (a + b) in [0, 1], as AOT-GAN's evaluation has it under `mae`.
+
+    Against `l1` it is larger the darker the pictures are. Two black pictures have 0.
+    """
+    _check(a, b)
+    total = int(a.sum(dtype=np.int64) + b.sum(dtype=np.int64))
+    return float(np.abs(a.astype(np.int16) - b).sum(dtype=np.int64) / max(total, 1))
 
 
 def psnr(a: Pixels, b: Pixels) -> float:
