@@ -99,6 +99,16 @@ def test_titles_stand_above_the_pictures(tmp_path):
     assert (sheet[:top, 72:136] < 128).any()
 
 
+def test_a_title_wider_than_its_column_goes_on_in_the_next_line(tmp_path):
+    rows = [[np.full((32, 96, 3), 90, np.uint8)] * 2]
+    plots.grid(rows, tmp_path / "grid.png", titles=["context-encoder-centre", "-"])
+    sheet = np.asarray(Image.open(tmp_path / "grid.png"))
+    top = 2 * plots.TITLE + plots.GAP
+    assert (sheet[top : top + 32, 4:100] == 90).all()
+    assert (sheet[plots.TITLE : top, 4:100] < 128).any()
+    assert (sheet[:top, 112:] == 255).all()  # right of the second column's one short stroke
+
+
 def test_pictures_of_two_shapes_make_no_grid(tmp_path):
     with pytest.raises(ValueError, match="pictures of one shape"):
         plots.grid([[np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)]], tmp_path / "g")

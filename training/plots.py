@@ -6,6 +6,7 @@ that a viewer never meets half of one.
 
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ COUNTS = {"step", "images", "seconds"}  # not drawn: they only grow
 COLUMNS = 3  # of curves
 SMOOTHED_SHARE = 0.05  # of a curve's points go into each point of its smooth line
 GAP = 4  # pixels between the pictures of a grid
-TITLE = 18  # pixels above a grid for its titles
+TITLE = 18  # pixels above a grid for a line of titles
 
 
 def curves(scalars: Path, path: Path) -> None:
@@ -59,7 +60,7 @@ def grid(
     Args:
         rows: pixels uint8 (H,W,3), all of one shape; rows may differ in length.
         path: the PNG to write.
-        titles: a word above each column; none, no line for them.
+        titles: a name above each column, in lines of its width; none, no line for them.
 
     Raises:
         ValueError: if there is no picture, or their shapes differ.
@@ -68,7 +69,9 @@ def grid(
     if len(shapes) != 1:
         raise ValueError(f"a grid takes pictures of one shape, not {sorted(shapes)}")
     height, width, _ = shapes.pop()
-    top = TITLE + GAP if titles else GAP
+    font = ImageFont.load_default(12)
+    heads = [_lines(title, width, font) for title in titles]
+    top = TITLE * max(map(len, heads), default=0) + GAP
     columns = max(len(row) for row in rows)
     size = (GAP + columns * (width + GAP), top + len(rows) * (height + GAP))
     sheet = Image.new("RGB", size, "white")
@@ -76,12 +79,20 @@ def grid(
         for across, pixels in enumerate(row):
             place = (GAP + across * (width + GAP), top + down * (height + GAP))
             sheet.paste(Image.fromarray(pixels), place)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for across, title in enumerate(titles):
-        draw.text((GAP + across * (width + GAP), GAP), title, fill="black", font=font)
+    draw = ImageDraw.Draw(sheet)
+    for across, lines in enumerate(heads):
+        for down, line in enumerate(lines):
+            place = (GAP + across * (width + GAP), GAP + down * TITLE)
+            draw.text(place, line, fill="black", font=font)
     part = path.with_name(path.name + ".part")
     sheet.save(part, format="PNG")
     part.replace(path)
+
+
+def _lines(title: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """Break a title, after hyphens if possible, into lines of about `width` pixels."""
+    letters = int(width * len(title) / font.getlength(title))
+    return textwrap.wrap(title, max(letters, 1))
 
 
 def read_scalars(path: Path) -> dict[str, Curve]:
