@@ -32,7 +32,7 @@ COMMANDS = {
         "Train a generator from a recipe; `inpaint train holes` draws a sheet of training holes.",
     ),
     "train holes": Command("training.sheet:draw_sheet", "Draw a sheet of training holes."),
-    "eval": Command("training.commands:evaluate", "Score models on photographs with real holes."),
+    "eval": Command("training.scoring:evaluate", "Score models on photographs with real holes."),
     "export": Command("training.commands:export", "Make a checkpoint from a training run."),
     "bench fill": Command("worker.bench:fill", "Time generators as served against plain fp32."),
     "bench serve": Command("service.bench:serve", "Time what the service adds around the model."),

@@ -1,7 +1,9 @@
 """The scoring protocol on drawn photographs, with fillers whose scores are known by hand."""
 
+import csv
 import io
 import json
+import re
 import zlib
 
 import numpy as np
@@ -12,11 +14,13 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from inpaint import cli
-from inpaint.errors import BadCheckpoint, BadData, UnknownModel
+from inpaint.errors import BadCheckpoint, BadData, ModelFailed, UnknownModel
 from inpaint.highres import SizeRule
 from models import checkpoint
+from models.filler import TorchFiller
 from models.registry import create
-from training import commands, evaluate, features, lpips
+from models.tensors import to_image
+from training import evaluate, features, frechet, lpips, plots, scoring
 
 SIDE = 64
 
@@ -159,7 +163,13 @@ def test_masks_without_a_hole_of_use_are_refused(tmp_path):
 
 def test_an_unreadable_mask_is_refused_because_it_would_change_every_pair(masks):
     (masks / "a_anything" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    with pytest.raises(BadData, match=r"mask .*2.png cannot be read"):
+    with pytest.raises(BadData, match=r"mask .*2.png cannot be used"):
+        evaluate.read_holes(masks, SIDE)
+
+
+def test_a_gray_mask_is_refused_because_it_says_neither_hole_nor_known(masks):
+    Image.new("L", (64, 64), 128).save(masks / "a_anything" / "gray.png")
+    with pytest.raises(BadData, match=r"gray\.png"):
         evaluate.read_holes(masks, SIDE)
 
 
@@ -187,6 +197,7 @@ def test_scores_are_those_of_the_whole_composite():
     assert exact["l1"] == pytest.approx((0 + 10) / 2 * 0.25 / 255)
     assert exact["psnr"] == pytest.approx((100 + psnr[0]) / 2)
     assert ten["ssim"] < exact["ssim"] < 1
+    assert ten["l1_relative"] == pytest.approx((2.5 / 202.5 + 5 / 185) / 2)
     assert ten["lpips"] is None
     assert ten["lpips_alex"] is None
 
@@ -203,22 +214,116 @@ def test_lpips_is_that_of_each_result(feature_folder):
         assert rows[1][score] != pytest.approx(rows[2][score])
 
 
-def shown(scores):
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(evaluate.table(scores))
+def test_frechet_distances_are_those_of_each_models_results(feature_folder):
+    photographs = {f"{seed}": np.array(picture(seed, (SIDE, SIDE))) for seed in range(6)}
+    holes = {"01-10": [top_rows(0.05)], "40-50": [top_rows(0.45)]}
+    pools = {name: frechet.load(name, feature_folder) for name in ("squeeze", "alex")}
+    models = {"gray": Paint(128), "white": Paint(255)}
+    found = evaluate.evaluate(photographs, holes, models, {}, pooled=pools, workers=3)
+    for network, pool in pools.items():
+        real, white = frechet.Statistics(), frechet.Statistics()
+        for photograph in photographs.values():
+            painted = np.where(holes["40-50"][0][..., None], np.uint8(255), photograph)
+            real.add(pool(to_image(photograph[None])))
+            white.add(pool(to_image(painted[None])))
+        score = f"frechet ({network})"
+        expected = frechet.distance(real, white)
+        assert found["white"]["40-50"][score] == pytest.approx(expected, rel=1e-3)
+        assert found["white"]["01-10"][score] < expected
+        assert found["gray"]["40-50"][score] != pytest.approx(expected, rel=0.01)
+
+
+def test_scores_are_the_same_whatever_is_done_at_the_same_time(tiny, feature_folder):
+    photographs = {f"{seed}": np.array(picture(seed, (SIDE, SIDE))) for seed in range(5)}
+    holes = {"20-30": [top_rows(0.25), top_rows(0.28)], "30-40": [top_rows(0.35)]}
+    fillers = evaluate.open_models([str(tiny)])
+    networks = {name: lpips.load(name, feature_folder) for name in lpips.FILES}
+    one, four = (
+        evaluate.evaluate(photographs, holes, fillers, networks, workers=workers)
+        for workers in (1, 4)
+    )
+    assert one == four
+
+
+def test_a_model_that_computes_no_numbers_is_named(tiny):
+    generator, header = checkpoint.load(tiny)
+    for parameter in generator.parameters():
+        parameter.data.fill_(torch.nan)
+    fillers = {header.name: TorchFiller(generator)}
+    photograph = {"a": np.array(picture(0, (SIDE, SIDE)))}
+    with pytest.raises(ModelFailed, match="tiny-64: the generator computed values that are not"):
+        evaluate.evaluate(photograph, {"20-30": [top_rows(0.25)]}, fillers, {})
+
+
+def shown(scores, width=120):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(scoring.table(scores))
     return console.export_text(styles=True)
 
 
+ROW = {
+    "n": 200,
+    "psnr": 30.0,
+    "ssim": 0.9,
+    "lpips": 0.11,
+    "lpips_alex": 0.12,
+    "l1": 0.02,
+    "l1_relative": 0.04,
+    "frechet (squeeze)": 1234.567,
+}
+
+
 def test_the_table_marks_the_best_of_each_bucket_and_says_what_was_not_measured():
-    row = {"psnr": 30.0, "ssim": 0.9, "lpips": 0.11, "lpips_alex": None, "l1": 0.02, "n": 3}
-    worse = {**row, "psnr": 29.0, "lpips": 0.22, "l1": 0.03}
+    row = ROW | {"lpips_alex": None}
+    worse = row | {"psnr": 29.0, "lpips": 0.22, "l1": 0.03, "frechet (squeeze)": 99.0}
     text = shown({"one": {"01-10": row}, "two": {"01-10": worse}})
     assert "\x1b[1m30.00\x1b[0m" in text
     assert "\x1b[1m29.00\x1b[0m" not in text
     assert "\x1b[1m0.1100\x1b[0m" in text
     assert "\x1b[1m0.2200\x1b[0m" not in text
+    assert "\x1b[1m99.00\x1b[0m" in text
+    assert "\x1b[1m1235\x1b[0m" not in text
     assert "lpips_alex: not measured" in text
     assert "lpips, " not in text
+    assert "frechet: too large while n is small" in text
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_table_of_eight_models_fits_the_terminal_with_all_names_and_numbers(width):
+    names = [f"context-encoder-centre-strided-{n}" for n in range(8)]
+    scores = {name: dict.fromkeys(evaluate.BUCKETS, ROW) for name in names}
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(scoring.table(scores))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    numbers = [line.split() for line in lines if "30.00" in line]
+    assert len(numbers) == 48
+    wanted = ["30.00", "0.9000", "0.1100", "0.1200", "0.0200", "0.0400", "1235", "200"]
+    assert all(line[-8:] == wanted for line in numbers)
+    first = [line.split("  ")[0].strip() for line in lines if not line.startswith("hole")]
+    assert "".join(first).count("context-encoder-centre-strided-") == 48
+    assert [line.strip() for line in lines if line.startswith("hole")] == [
+        f"hole {bucket} %" for bucket in evaluate.BUCKETS
+    ]
+
+
+def test_the_csv_has_a_line_for_each_model_and_bucket(tmp_path):
+    worse = ROW | {"psnr": 29.123456789, "lpips_alex": None}
+    scoring.write_csv(
+        {"one": {"01-10": ROW, "10-20": worse}, "two, too": {"01-10": worse, "10-20": ROW}},
+        tmp_path / "s.csv",
+    )
+    with (tmp_path / "s.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == ["model", "bucket", *ROW]
+    assert [(line["model"], line["bucket"]) for line in lines] == [
+        ("one", "01-10"),
+        ("one", "10-20"),
+        ("two, too", "01-10"),
+        ("two, too", "10-20"),
+    ]
+    assert lines[1]["psnr"] == "29.123456789"
+    assert lines[1]["lpips_alex"] == ""
 
 
 def test_classical_models_are_always_scored_and_named_once(tiny):
@@ -251,7 +356,7 @@ def test_impossible_threads_and_devices_are_wrong_usage(command, option, tmp_pat
     assert option.split("=")[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--json", "--grid"])
+@pytest.mark.parametrize("option", ["--json", "--csv", "--grid", "--study"])
 def test_a_place_that_cannot_be_written_to_is_refused_before_scoring(
     option, photographs, masks, tmp_path, capsys
 ):
@@ -267,31 +372,82 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_scoring(
     assert not said.out
 
 
+def scored(capsys, *arguments):
+    """What the command line said of wrong arguments, and how it ended."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["eval", *map(str, arguments)])
+    return ended.value.code, " ".join(capsys.readouterr().err.split())
+
+
+def test_a_feature_network_that_is_not_built_in_is_refused_by_name(photographs, masks, capsys):
+    folders = ("--data", photographs, "--masks", masks, "--features", photographs)
+    code, said = scored(capsys, *folders, "--frechet", "inception")
+    assert code == 2
+    assert "'inception' is none of squeeze, alex, vgg16, vgg19" in re.sub(r"[│ ]+", " ", said)
+
+
+def test_a_frechet_distance_without_weights_is_wrong_usage(photographs, masks, capsys):
+    code, said = scored(capsys, "--data", photographs, "--masks", masks, "--frechet", "squeeze")
+    assert code == 2
+    assert "it needs --features" in said
+
+
+def test_a_frechet_distance_of_one_photograph_is_refused_before_scoring(
+    photographs, masks, feature_folder, capsys
+):
+    folders = ("--data", photographs, "--masks", masks, "--features", feature_folder)
+    code, said = scored(capsys, *folders, "--frechet", "squeeze", "--limit", 1)
+    assert code == 1
+    assert said.startswith("inpaint: a Fréchet distance needs at least two photographs")
+
+
+def test_a_checkpoint_of_another_format_is_refused_by_name(photographs, masks, tmp_path, capsys):
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    model = tmp_path / "foreign.safetensors"
+    code, said = scored(capsys, model, "--data", photographs, "--masks", masks)
+    assert code == 1
+    assert said.startswith("inpaint: foreign.safetensors: format is None; accepted is 'inpaint-")
+
+
 def test_the_command_prints_and_writes_every_score(
     tiny, photographs, masks, feature_folder, tmp_path, capsys
 ):
     (photographs / "broken.png").write_text("no picture")
-    commands.evaluate(
+    scoring.evaluate(
         [str(tiny)],
         data=photographs,
         masks=masks,
         features=feature_folder,
+        networks=["alex"],
         to_json=tmp_path / "scores.json",
+        to_csv=tmp_path / "scores.csv",
         grid=tmp_path / "grid.png",
+        to_study=tmp_path / "study.html",
+        pairs=4,
         size=SIDE,
     )
     printed = capsys.readouterr().out
     assert (
         "5 photographs, 1 unreadable ones skipped; masks by bucket: 01-10: 1, 10-20: 1" in printed
     )
-    assert "skipped broken.png" in printed
+    *_, count, broken = printed.splitlines()
+    assert count == "5 photographs, 1 unreadable ones skipped:"
+    assert broken.startswith("  broken.png: The image is text")
+    assert f"study: {tmp_path}/study.html, 4 pairs" in printed
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert list(scores) == ["tiny-64", "navier-stokes", "telea"]
     for buckets in scores.values():
         assert list(buckets) == ["01-10", "10-20", "40-50"]
         for row in buckets.values():
-            assert set(row) == {"psnr", "ssim", "lpips", "l1", "n", "lpips_alex"}
+            assert list(row) == ["n", *evaluate.MEANS, "frechet (alex)"]
             assert row["n"] == 5
+            assert None not in row.values()
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 9
+    for line in lines:
+        row = scores[line.pop("model")][line.pop("bucket")]
+        assert {name: float(value) for name, value in line.items()} == row
     assert scores["telea"]["40-50"]["l1"] > scores["telea"]["01-10"]["l1"]
     again = evaluate.evaluate(
         evaluate.read_photographs(photographs, SIDE).squares,
@@ -305,11 +461,11 @@ def test_the_command_prints_and_writes_every_score(
 def test_the_grid_shows_photograph_masked_and_results_of_each_bucket(
     tiny, photographs, masks, tmp_path
 ):
-    commands.evaluate(
+    scoring.evaluate(
         [str(tiny)], data=photographs, masks=masks, grid=tmp_path / "grid.png", size=SIDE
     )
     sheet = np.asarray(Image.open(tmp_path / "grid.png"))
-    top, step = 22, SIDE + 4
+    top, step = 2 * plots.TITLE + plots.GAP, SIDE + plots.GAP  # navier-stokes takes two lines
     assert sheet.shape == (top + 3 * step, 4 + 5 * step, 3)
     square = evaluate.read_photographs(photographs, SIDE).squares["0.png"]
     hole = evaluate.read_holes(masks, SIDE)["01-10"][0]

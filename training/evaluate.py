@@ -1,6 +1,7 @@
-"""Score models on photographs whose holes are known: PSNR, SSIM, LPIPS and L1 by size of the hole.
+"""Score models on photographs whose holes are known, by size of the hole.
 
-In: photographs, mask files, models. Out: mean scores by model and bucket, of whole composites.
+In: photographs, mask files, models. Out: by model and bucket, of whole composites, mean PSNR, SSIM,
+LPIPS and both L1, and the Fréchet distance between the photographs and the results.
 
 The protocol. Each photograph is cropped to its central square and scaled to one size; masks are
 scaled to the same, and a mask's bucket is the share of the hole measured then. For every bucket
@@ -10,10 +11,9 @@ models and a `limit` agree about it. Everything goes through `inpaint.restore.re
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -21,12 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from torch import Tensor
 
-from inpaint.errors import BadData, InpaintError, MaskEmpty, MaskFull, UnknownModel
+from inpaint.errors import BadData, InpaintError, MaskEmpty, MaskFull, ModelFailed, UnknownModel
 from inpaint.highres import Filler
-from inpaint.mask import Hole, decode_hole
+from inpaint.mask import Hole
 from inpaint.picture import decode
 from inpaint.restore import restore
 from models import checkpoint
@@ -35,8 +34,9 @@ from models.filler import TorchFiller
 from models.registry import GENERATORS, create
 from models.tensors import to_image
 
-from . import metrics
+from . import frechet, metrics
 from .data import image_files
+from .holes import read_mask_file
 from .lpips import LPIPS, Trunk
 
 Pixels = NDArray[np.uint8]
@@ -48,7 +48,8 @@ BUCKETS = {"01-10": 0.1, "10-20": 0.2, "20-30": 0.3, "30-40": 0.4, "40-50": 0.5,
 SMALLEST = 0.01
 LPIPS_NAMES: dict[Trunk, str] = {"squeeze": "lpips", "alex": "lpips_alex"}  # network: score
 REFERENCES = [name for name, kind in GENERATORS.items() if issubclass(kind, Classical)]
-BETTER = {"psnr": max, "ssim": max, "lpips": min, "lpips_alex": min, "l1": min}
+MEANS = ("psnr", "ssim", *LPIPS_NAMES.values(), "l1", "l1_relative")  # of the photographs' scores
+BATCH = 8  # pictures that a feature network sees at once; more would leave a core's cache
 
 
 @dataclass(frozen=True)
@@ -128,17 +129,15 @@ def read_holes(folder: Path, size: int) -> dict[str, list[Hole]]:
     Buckets without a mask are absent; masks outside all buckets are left out.
 
     Raises:
-        BadData: if no mask belongs to a bucket, or one cannot be read: to leave it out would give
-            other masks to all photographs.
+        BadData: if no mask belongs to a bucket, or one cannot be read or is gray: to leave it out
+            would give other masks to all photographs.
     """
     found: dict[str, list[Hole]] = {name: [] for name in BUCKETS}
     for path in _files(folder):
         try:
-            hole, _ = decode_hole(path.read_bytes(), size, size, fit="resize")
+            hole = read_mask_file(path, size)
         except (MaskEmpty, MaskFull):
             continue  # outside all buckets
-        except InpaintError as error:
-            raise BadData(f"mask {path} cannot be read: {error.detail}") from error
         bucket = bucket_of(float(hole.mean()))
         if bucket is not None:
             found[bucket].append(hole)
@@ -165,55 +164,97 @@ def evaluate(
     fillers: Mapping[str, Filler],
     distances: Mapping[Trunk, LPIPS],
     *,
+    pooled: Mapping[str, frechet.Pooled] | None = None,
+    workers: int = 1,
     progress: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Return the mean scores of every model in every bucket.
+    """Return the scores of every model in every bucket.
 
     Args:
         photographs: squares uint8 (S,S,3) by name.
         holes: bool (S,S), True = hole, by bucket.
         fillers: models by name.
         distances: LPIPS by the name of its network; a missing one scores None.
+        pooled: Fréchet distances to take, by the name of their network; two photographs at least.
+        workers: photographs that are filled and scored at the same time.
         progress: called after each photograph.
+
+    Raises:
+        ModelFailed: naming the model.
     """
-    rows: dict[tuple[str, str], list[Row]] = {
-        (model, bucket): [] for model in fillers for bucket in holes
-    }
-    with ThreadPoolExecutor(len(fillers)) as pool:  # classical fills use one core each
-        for name, photograph in photographs.items():
-            chosen = [found[choose(name, bucket, len(found))] for bucket, found in holes.items()]
-            fill = partial(_fill_all, photograph, chosen)
-            results = [result for found in pool.map(fill, fillers.values()) for result in found]
-            scored = compare(photograph, results, distances)
-            for key, row in zip(rows, scored, strict=True):
+    pooled = pooled or {}
+    keys = [(model, bucket) for model in fillers for bucket in holes]
+    rows: dict[tuple[str, str], list[Row]] = {key: [] for key in keys}
+    # By network: statistics of the photographs, then of each key's results.
+    sets = {network: [frechet.Statistics() for _ in (None, *keys)] for network in pooled}
+
+    def score(name: str) -> tuple[list[Row], dict[str, Tensor]]:
+        photograph = photographs[name]
+        chosen = [choices[choose(name, bucket, len(choices))] for bucket, choices in holes.items()]
+        results = [
+            result
+            for model, filler in fillers.items()
+            for result in _fill_all(photograph, chosen, model, filler)
+        ]
+        looks = {name: _look(network, [photograph, *results]) for name, network in pooled.items()}
+        return compare(photograph, results, distances), looks
+
+    with ThreadPoolExecutor(workers) as pool:
+        for scored, looks in pool.map(score, photographs):  # in their order: sums stay the same
+            for key, row in zip(keys, scored, strict=True):
                 rows[key].append(row)
+            for network, features in looks.items():
+                for statistics, feature in zip(sets[network], features, strict=True):
+                    statistics.add(feature[None])
             progress()
-    return {model: {bucket: _mean(rows[model, bucket]) for bucket in holes} for model in fillers}
+    scores: Scores = {model: {} for model in fillers}
+    for place, (model, bucket) in enumerate(keys):
+        scores[model][bucket] = _mean(rows[model, bucket]) | {
+            f"frechet ({network})": frechet.distance(real, results[place])
+            for network, (real, *results) in sets.items()
+        }
+    return scores
 
 
-def _fill_all(photograph: Pixels, holes: Sequence[Hole], filler: Filler) -> list[Pixels]:
-    return [restore(photograph, hole, filler) for hole in holes]
+def _fill_all(
+    photograph: Pixels, holes: Sequence[Hole], model: str, filler: Filler
+) -> list[Pixels]:
+    try:
+        return [restore(photograph, hole, filler) for hole in holes]
+    except ModelFailed as error:
+        raise ModelFailed(f"{model}: {error.detail}") from error
 
 
 def compare(
     photograph: Pixels, results: Sequence[Pixels], distances: Mapping[Trunk, LPIPS]
 ) -> list[Row]:
-    """Return all scores of each result, of which LPIPS is had in one batch."""
+    """Return all scores of each result, uint8 (S,S,3) like the photograph."""
     rows = [
         {
             "psnr": metrics.psnr(photograph, result),
             "ssim": metrics.ssim(photograph, result),
             "l1": metrics.l1(photograph, result),
+            "l1_relative": metrics.l1_relative(photograph, result),
         }
         for result in results
     ]
     for network, lpips in distances.items():
         with torch.no_grad():
             expected = lpips.directions(to_image(photograph[None]))
-            found = lpips.distance(expected, lpips.directions(to_image(np.stack(results))))
-        for row, value in zip(rows, found.tolist(), strict=True):
+            found = [lpips.distance(expected, lpips.directions(x)) for x in _images(results)]
+        for row, value in zip(rows, torch.cat(found).tolist(), strict=True):
             row[LPIPS_NAMES[network]] = value
     return rows
+
+
+def _look(network: frechet.Pooled, pictures: Sequence[Pixels]) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([network(image) for image in _images(pictures)])
+
+
+def _images(pictures: Sequence[Pixels]) -> Iterator[Tensor]:
+    for start in range(0, len(pictures), BATCH):
+        yield to_image(np.stack(pictures[start : start + BATCH]))
 
 
 def examples(
@@ -227,49 +268,19 @@ def examples(
     for number, (bucket, choices) in enumerate(holes.items()):
         name = names[number * len(names) // len(holes)]
         photograph, hole = photographs[name], choices[choose(name, bucket, len(choices))]
-        masked = np.where(hole[..., None], np.uint8(255), photograph)
         results = [restore(photograph, hole, filler) for filler in fillers.values()]
-        rows.append([photograph, masked, *results])
+        rows.append([photograph, masked(photograph, hole), *results])
     return rows
 
 
-def table(scores: Scores) -> Table:
-    """Return the scores to be printed, the best of each bucket in bold."""
-    rows = [row for buckets in scores.values() for row in buckets.values()]
-    measured = [name for name in BETTER if all(row[name] is not None for row in rows)]
-    caption = "means over n photographs; + more is better, - less"
-    if missing := [name for name in BETTER if name not in measured]:
-        caption += f"\n{', '.join(missing)}: not measured, for want of --features"
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption)
-    shown.add_column("hole %")
-    shown.add_column("model", no_wrap=True)
-    for name in measured:
-        sign = "+" if BETTER[name] is max else "-"
-        shown.add_column(f"{name} {sign}", justify="right", no_wrap=True)
-    shown.add_column("n", justify="right")
-    for bucket in dict.fromkeys(bucket for buckets in scores.values() for bucket in buckets):
-        rivals = [buckets[bucket] for buckets in scores.values()]
-        best = {name: BETTER[name](_number(row[name]) for row in rivals) for name in measured}
-        for number, (model, row) in enumerate(zip(scores, rivals, strict=True)):
-            cells = [_cell(name, _number(row[name]), best[name]) for name in measured]
-            shown.add_row("" if number else bucket, model, *cells, str(row["n"]))
-        shown.add_section()
-    return shown
-
-
-def _number(value: float | int | None) -> float:
-    assert value is not None
-    return value
-
-
-def _cell(name: str, value: float, best: float) -> str:
-    text = f"{value:.2f}" if name == "psnr" else f"{value:.4f}"
-    return f"[bold]{text}[/bold]" if value == best else text
+def masked(photograph: Pixels, hole: Hole) -> Pixels:
+    """Return the photograph with a white hole, as it is shown to people."""
+    return np.where(hole[..., None], np.uint8(255), photograph)
 
 
 def _mean(rows: Sequence[Row]) -> dict[str, float | int | None]:
     means: dict[str, float | int | None] = {"n": len(rows)}
-    for name in BETTER:
+    for name in MEANS:
         values = [row[name] for row in rows if name in row]
         means[name] = float(np.mean(values)) if values else None
     return means

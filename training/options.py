@@ -1,0 +1,35 @@
+"""Options that several commands share, and the folders they write to."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from inpaint.errors import BadData
+
+
+def _usable(device: str) -> str:
+    """Refuse, as wrong usage, a device that this PyTorch cannot compute on."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second: a PyTorch without CUDA
+        raise typer.BadParameter(f"{device} cannot be used here; cpu always can.") from error
+    return device
+
+
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=_usable)]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.", min=1)]
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder for what is written, and return it.
+
+    Raises:
+        BadData: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadData(f"the folder {folder} cannot be made: {error.strerror}") from error
+    return folder
