@@ -56,7 +56,10 @@ def import_weights(
         ),
     ],
     file: Annotated[
-        Path, typer.Argument(help="The published state dict.", exists=True, dir_okay=False)
+        Path,
+        typer.Argument(
+            help="The published state dict.", metavar="FILE", exists=True, dir_okay=False
+        ),
     ],
     *,
     name: Annotated[str, typer.Option(help="What the model is to be called.", callback=_name)],
