@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,11 +81,9 @@ def test_a_corrupt_file_is_skipped_and_named(tmp_path):
     write_shard(tmp_path / "s.tar", {"cut.png": encoded(3)[:200], "fine.png": encoded(4)})
     found = data.read([tmp_path], longest=100)
     assert len(found.pixels) == 2
-    assert [name.rsplit("/", 1)[-1] for name in found.skipped] == [
-        "s.tar:cut.png",
-        "short.jpg",
-        "text.png",
-    ]
+    skipped = dict(line.split(": ", 1) for line in found.skipped)
+    assert list(skipped) == ["s.tar:cut.png", "short.jpg", "text.png"]
+    assert "cut off or damaged" in skipped["short.jpg"]
 
 
 def test_orientation_is_applied_and_gray_becomes_rgb(tmp_path):
@@ -113,10 +112,22 @@ def test_a_source_that_does_not_exist_is_refused(tmp_path):
         data.read([tmp_path / "nowhere"], longest=100)
 
 
-def test_a_shard_that_is_no_tar_file_is_refused(tmp_path):
-    (tmp_path / "s.tar").write_bytes(b"nonsense" * 100)
-    with pytest.raises(BadData, match="cannot be read"):
+@pytest.mark.parametrize("size", [800, 2000])  # no tar file, and one that was cut
+def test_a_shard_that_cannot_be_read_is_refused_by_name(size, tmp_path):
+    write_shard(tmp_path / "s.tar", {"a.png": encoded(1), "b.png": encoded(2)})
+    whole = (tmp_path / "s.tar").read_bytes()
+    (tmp_path / "s.tar").write_bytes(b"nonsense" * 100 if size == 800 else whole[:size])
+    with pytest.raises(BadData, match=r"shard .*s.tar cannot be read"):
         data.read([tmp_path], longest=100)
+
+
+def test_a_folder_named_like_a_photograph_is_none_and_a_lost_file_is_skipped(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "folder.png" / "a.png").write_bytes(encoded(1))
+    (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    found = data.read([tmp_path], longest=100)
+    assert found.names == ["folder.png/a.png"]
+    assert found.skipped == ["lost.png: No such file or directory"]
 
 
 def test_a_crop_is_a_square_of_the_wanted_size_out_of_the_photograph(recipe):
@@ -146,46 +157,83 @@ def test_crops_are_mirrored_and_turned_gray_as_asked(recipe):
     assert np.ptp(square_of(pixels, gray), axis=2).max() == 0
 
 
-def test_a_batch_depends_on_the_seed_and_the_step_alone(recipe):
-    photographs = [np.asarray(picture(seed)) for seed in range(5)]
-    one = data.make_batch(photographs, recipe, 2)
-    data.make_batch(photographs, recipe, 0)
-    again = data.make_batch(photographs, recipe, 2)
+@pytest.fixture
+def material():
+    return data.Material([np.asarray(picture(seed)) for seed in range(5)])
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone(recipe, material):
+    one = data.make_batch(material, recipe, 2)
+    data.make_batch(material, recipe, 0)
+    again = data.make_batch(material, recipe, 2)
     assert np.array_equal(one.pixels, again.pixels)
     assert np.array_equal(one.holes, again.holes)
-    other = data.make_batch(photographs, recipe.model_copy(update={"seed": 4}), 2)
+    other = data.make_batch(material, recipe.model_copy(update={"seed": 4}), 2)
     assert not np.array_equal(one.pixels, other.pixels)
 
 
-def test_a_batch_has_the_size_of_its_stage(recipe):
-    photographs = [np.asarray(picture(0))]
-    first, second = (data.make_batch(photographs, recipe, step) for step in (2, 3))
+def test_a_batch_has_the_size_of_its_stage(recipe, material):
+    first, second = (data.make_batch(material, recipe, step) for step in (2, 3))
     assert (first.pixels.shape, first.holes.shape) == ((4, 32, 32, 3), (4, 32, 32))
     assert (second.pixels.shape, second.holes.shape) == ((2, 48, 48, 3), (2, 48, 48))
 
 
-def test_the_loader_hands_out_the_batches_in_order_from_any_step(recipe):
-    photographs = [np.asarray(picture(seed)) for seed in range(5)]
-    loader = data.Loader(photographs, recipe, 1)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_together_see_the_batch_of_one(recipe, material, ranks):
+    labelled = replace(material, labels=np.array([0, -1, 1, -1, -1]))
+    whole = data.make_batch(labelled, recipe, 1)
+    for rank in range(ranks):
+        share = data.make_batch(labelled, recipe, 1, rank=rank, ranks=ranks)
+        assert np.array_equal(share.pixels, whole.pixels[rank::ranks])
+        assert np.array_equal(share.holes, whole.holes[rank::ranks])
+        assert np.array_equal(share.labels, whole.labels[rank::ranks])
+
+
+def test_without_labels_every_square_is_unlabelled(recipe, material):
+    batch = data.make_batch(material, recipe, 0)
+    assert batch.labels.dtype == np.int64
+    assert batch.labels.tolist() == [-1] * 4
+
+
+def test_a_share_of_each_batch_is_drawn_from_the_labelled_photographs(recipe, material):
+    flat = [np.full((40, 40, 3), 50 * number, np.uint8) for number in range(5)]
+    plain = {"crops": Crops(smallest=16, flip=0, gray=0, colour=0), "labelled": 0.5}
+    labels = np.array([7, -1, -1, 3, -1])
+    seen = []
+    for step in range(3):
+        batch = data.make_batch(
+            data.Material(flat, labels=labels), recipe.model_copy(update=plain), step
+        )
+        numbers = batch.pixels[:, 0, 0, 0] // 50
+        assert np.array_equal(batch.labels, labels[numbers])
+        assert (batch.labels[:2] >= 0).all()
+        seen += batch.labels[2:].tolist()
+    assert -1 in seen
+
+
+def test_the_loader_hands_out_the_batches_in_order_from_any_step(recipe, material):
+    loader = data.Loader(material, recipe, 1, rank=1, ranks=2)
     found = [loader.next() for _ in range(1, recipe.steps)]
     loader.close()
     for step, batch in enumerate(found, start=1):
-        assert np.array_equal(batch.pixels, data.make_batch(photographs, recipe, step).pixels)
+        expected = data.make_batch(material, recipe, step, rank=1, ranks=2)
+        assert np.array_equal(batch.pixels, expected.pixels)
+        assert np.array_equal(batch.holes, expected.holes)
 
 
-def test_the_loader_raises_where_its_batch_is_awaited(recipe):
+def test_the_loader_raises_where_its_batch_is_awaited(recipe, material):
     wants_files = recipe.model_copy(update={"holes": Holes(strokes=0, boxes=0, files=1)})
-    loader = data.Loader([np.asarray(picture(0))], wants_files, 0)
+    loader = data.Loader(material, wants_files, 0)
     with pytest.raises(BadData, match="--masks"):
         loader.next()
     loader.close()
 
 
-def test_a_loader_that_nobody_reads_can_be_closed(recipe):
+def test_a_loader_that_nobody_reads_can_be_closed(recipe, material):
     many = recipe.model_copy(
         update={"stages": (recipe.stages[0].model_copy(update={"steps": 99}),)}
     )
-    loader = data.Loader([np.asarray(picture(0))], many, 0)
+    loader = data.Loader(material, many, 0)
     loader.next()
     loader.close()
     assert not loader._thread.is_alive()

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from inpaint.errors import BadData, BadRecipe
 from models import checkpoint
 from models.registry import create
-from training import commands, features, loop, state
+from training import commands, data, loop, state
 from training.recipe import Recipe, load
+from training.trainer import Sources, Trainer
 
 STEPS = 36
 TINY = """
@@ -91,7 +91,7 @@ def recipe(recipe_file):
 
 @pytest.fixture
 def sources(photographs):
-    return loop.Sources(data=(photographs,))
+    return Sources(data=(photographs,))
 
 
 def shortened(recipe, steps):
@@ -111,6 +111,15 @@ def start(recipe_file, photographs, out):
     )
 
 
+def wait_for_lines(process, out, count):
+    """Wait until so many lines of scalars are written; steps take milliseconds."""
+    deadline = time.monotonic() + 120
+    while len(scalars(out)) < count:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 def finish(process):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
@@ -119,8 +128,19 @@ def finish(process):
 
 def scalars(out):
     """The logged lines without the times, which no two runs share."""
-    lines = [json.loads(line) for line in (out / "scalars.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    log = out / "scalars.jsonl"
+    whole = log.read_text().rpartition("\n")[0] if log.exists() else ""
+    lines = [json.loads(line) for line in whole.splitlines()]
+    times = {"seconds", "waiting"}
+    return [{name: value for name, value in line.items() if name not in times} for line in lines]
+
+
+def state_of(out):
+    return state.load(out, torch.device("cpu"))
+
+
+def without_times(saved):
+    return {key: value for key, value in saved.items() if key != "seconds"}
 
 
 def equal(a, b):
@@ -140,30 +160,125 @@ def test_a_run_killed_in_the_middle_goes_on_bit_for_bit(recipe_file, photographs
     finish(start(recipe_file, photographs, whole))
 
     victim = start(recipe_file, photographs, killed)
-    deadline = time.monotonic() + 120
-    log = killed / "scalars.jsonl"
-    while not (log.exists() and log.read_text().count("\n") >= 7):  # step 14, behind the save at 12
-        assert victim.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_for_lines(victim, killed, 7)  # step 14, behind the save at 12
     os.kill(victim.pid, signal.SIGKILL)
     victim.communicate()
     assert victim.returncode == -signal.SIGKILL
-    saved = state.load(killed, torch.device("cpu"))["step"]
+    saved = state_of(killed)["step"]
     assert 12 <= saved < STEPS
 
     assert f"going on at step {saved} of {STEPS}" in finish(start(recipe_file, photographs, killed))
-    one, two = (state.load(out, torch.device("cpu")) for out in (whole, killed))
-    assert one["step"] == two["step"] == STEPS
-    for part in ("generator", "averaged", "discriminator"):
-        assert equal(one[part], two[part]), part
-    for part in ("generator_optimizer", "discriminator_optimizer"):
-        assert equal(one[part], two[part]), part
+    one, two = (without_times(state_of(out)) for out in (whole, killed))
+    assert one["step"] == STEPS
+    assert equal(one, two)
     assert scalars(killed) == scalars(whole)
     assert [line["step"] for line in scalars(whole)] == list(range(2, STEPS + 1, 2))
     sheets = [(out / "samples" / f"{STEPS:07d}.png").read_bytes() for out in (whole, killed)]
     assert sheets[0] == sheets[1]
     assert (killed / "curves.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_saves_says_so_and_goes_on(recipe_file, photographs, sources, tmp_path):
+    text = TINY.replace("save_every = 4", "save_every = 1000").replace("steps = 28", "steps = 500")
+    recipe_file.write_text(text)
+    out, saved = tmp_path / "run", 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = len(scalars(out))
+        process = start(recipe_file, photographs, out)
+        wait_for_lines(process, out, before + 1)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 130, output
+        assert saved == 0 or f"going on at step {saved} of 508" in output
+        assert saved < state_of(out)["step"] < 508
+        saved = state_of(out)["step"]
+        assert f"interrupted; saved at step {saved} of 508" in output
+        assert "Traceback" not in output
+    even = saved + saved % 2
+    recipe_file.write_text(text.replace("steps = 500", f"steps = {even}"))
+    loop.train(load(recipe_file), sources, out)
+    assert [line["step"] for line in scalars(out)] == list(range(2, even + 9, 2))
+
+
+def test_a_run_with_dropout_goes_on_bit_for_bit(recipe, sources, tmp_path):
+    stage = {"steps": 4, "size": 64, "batch": 2, "learning_rate": 1e-3}
+    changes = {"architecture": "ccgan", "generator": {"width": 2}, "log_every": 1, "save_every": 1}
+    whole = Recipe.model_validate(recipe.model_dump() | changes | {"stages": [stage]})
+    half = Recipe.model_validate(whole.model_dump() | {"stages": [stage | {"steps": 2}]})
+    loop.train(whole, sources, tmp_path / "whole")
+    loop.train(half, sources, tmp_path / "halves")
+    loop.train(whole, sources, tmp_path / "halves")
+    one, two = (without_times(state_of(tmp_path / name)) for name in ("whole", "halves"))
+    assert equal(one, two)
+    assert scalars(tmp_path / "whole") == scalars(tmp_path / "halves")
+
+
+def test_a_run_that_diverges_keeps_the_last_good_state_and_goes_on_from_it(
+    recipe, sources, tmp_path
+):
+    out, told = tmp_path / "run", []
+    steady = shortened(recipe, 4)
+    wild = steady.stages[0].model_copy(update={"learning_rate": 1e30, "final_rate": None})
+    with pytest.raises(BadData, match="step 5: a loss is not a number: reconstruction"):
+        loop.train(
+            steady.model_copy(update={"stages": (*steady.stages, wild)}),
+            sources,
+            out,
+            report=told.append,
+        )
+    assert told[-1] == f"the last good state is in {out}, of step 4"
+    assert state_of(out)["step"] == 4
+    loop.train(shortened(recipe, 8), sources, out)
+    assert state_of(out)["step"] == 8
+
+
+def test_files_that_could_not_be_read_are_named_again_at_the_end(recipe, photographs, tmp_path):
+    (photographs / "bad [red].png").write_text("this is no picture")
+    told = []
+    loop.train(shortened(recipe, 2), Sources(data=(photographs,)), tmp_path, report=told.append)
+    saved = told.index(next(line for line in told if line.startswith("saved at step 2 of 2")))
+    for lines in (told[:saved], told[saved:]):
+        assert "4 photographs, 1 unreadable skipped" in lines
+        assert any(line.startswith("  skipped bad [red].png: ") for line in lines)
+
+
+def test_classes_keep_their_numbers_when_a_run_goes_on(recipe, photographs, tmp_path):
+    for number, name in enumerate(("dog", "cat", "owl")):
+        (photographs / name).mkdir()
+        (photographs / f"{number}.png").rename(photographs / name / "a.png")
+    heads = {"kind": "shared-trunk", "channels": 2, "learning_rate": 1e-4}
+    changes = {"discriminator": heads, "losses": {**recipe.model_dump()["losses"], "classes": 1.0}}
+    wanted = Recipe.model_validate(shortened(recipe, 2).model_dump() | changes)
+    sources = Sources(data=(photographs,), labels="folders")
+    run = loop.train(wanted, sources, tmp_path / "run")
+    assert state_of(run)["classes"] == ["cat", "dog", "owl"]
+    assert "classes" in scalars(run)[0]
+    (photographs / "cat" / "a.png").unlink()
+    longer = Recipe.model_validate(shortened(recipe, 4).model_dump() | changes)
+    loop.train(longer, sources, run)
+    assert state_of(run)["classes"] == ["cat", "dog", "owl"]
+    (photographs / "dog").rename(photographs / "ant")
+    with pytest.raises(BadData, match="the class 'ant' is none of cat, dog, owl"):
+        loop.train(longer, sources, run)
+
+
+def test_a_truncated_state_is_refused_before_any_photograph_is_read(recipe, tmp_path):
+    (tmp_path / state.FILE).write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(BadData, match=r"training state .*state.pt is damaged"):
+        loop.train(recipe, Sources(data=(tmp_path / "nowhere",)), tmp_path)
+
+
+def test_a_state_of_other_networks_is_refused(recipe, sources, tmp_path):
+    run = loop.train(shortened(recipe, 2), sources, tmp_path)
+    saved = state_of(run)
+    del saved["generator"]["head.bias"]
+    state.save(run, saved)
+    with pytest.raises(BadData, match=r"state.pt is not of this run and version: .*; use another"):
+        loop.train(shortened(recipe, 4), sources, tmp_path)
+    state.save(run, {"something": "else"})
+    with pytest.raises(BadData, match=r"state.pt is not of this run and version: 'recipe'"):
+        loop.train(shortened(recipe, 4), sources, tmp_path)
 
 
 def test_a_finished_run_started_again_changes_nothing(recipe, sources, tmp_path):
@@ -178,7 +293,7 @@ def test_a_prolonged_recipe_goes_on_and_another_one_is_refused(recipe, sources, 
     out = tmp_path / "run"
     loop.train(shortened(recipe, 4), sources, out)
     loop.train(shortened(recipe, 6), sources, out)
-    assert state.load(out, torch.device("cpu"))["step"] == 6
+    assert state_of(out)["step"] == 6
     changed = shortened(recipe, 8).model_copy(update={"seed": 9, "clip": 0.5})
     with pytest.raises(BadRecipe, match="other values of seed, clip"):
         loop.train(changed, sources, out)
@@ -192,69 +307,18 @@ def test_lines_behind_the_saved_step_are_cut_off(tmp_path):
 
 
 def test_training_lowers_the_error_in_the_hole(recipe, sources, tmp_path):
-    stage = recipe.stages[0].model_copy(update={"steps": 120})
+    stage = recipe.stages[0].model_copy(update={"steps": 180})
     longer = recipe.model_copy(update={"stages": (stage,), "sample_every": 1000, "log_every": 10})
     loop.train(longer, sources, tmp_path / "run")
     errors = [line["hole_error"] for line in scalars(tmp_path / "run")]
     assert sum(errors[-3:]) / 3 < 0.7 * errors[0]
 
 
-def test_a_stage_without_the_discriminator_leaves_it_alone(recipe, sources, tmp_path):
-    trainer = loop.Trainer(recipe, sources)
-    before = {name: value.clone() for name, value in trainer.discriminator.state_dict().items()}
-    photographs = loop.data.read(sources.data, longest=96).pixels
-    first = trainer.step(loop.data.make_batch(photographs, recipe, 0), 0)
-    assert "adversarial" not in first
-    assert equal(before, dict(trainer.discriminator.state_dict()))
-    later = trainer.step(loop.data.make_batch(photographs, recipe, 8), 8)
-    assert {"adversarial", "feature_matching", "discriminator"} <= later.keys()
-    assert not equal(before, dict(trainer.discriminator.state_dict()))
-
-
-def test_the_generators_loss_leaves_no_gradient_in_the_discriminator(recipe, sources):
-    trainer = loop.Trainer(recipe, sources)
-    photographs = loop.data.read(sources.data, longest=96).pixels
-    image, mask = trainer.tensors_of(loop.data.make_batch(photographs, recipe, 8))
-    fill = trainer.generator(image, mask)
-    found = trainer._adversarial_losses(fill, image, mask)
-    (found["adversarial"] + found["feature_matching"]).backward()
-    assert all(weights.grad is None for weights in trainer.discriminator.parameters())
-    assert all(weights.grad is not None for weights in trainer.generator.parameters())
-
-
-def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(recipe, sources):
-    trainer = loop.Trainer(recipe, sources)
-    photographs = loop.data.read(sources.data, longest=96).pixels
-    with torch.no_grad():
-        trainer.generator.head.bias[0] = torch.nan
-    before = trainer.generator.stem.weight.clone()
-    with pytest.raises(BadData, match="step 0: the loss is not a number"):
-        trainer.step(loop.data.make_batch(photographs, recipe, 0), 0)
-    assert torch.equal(trainer.generator.stem.weight, before)
-
-
-def test_perceptual_losses_use_the_given_features(recipe, sources, tmp_path):
-    torch.manual_seed(0)
-    weights = features.FeatureNetwork("squeeze", ["fire7"]).state_dict()
-    save_file(weights, tmp_path / "squeeze.safetensors")
-    weigh = recipe.losses.model_copy(update={"perceptual": 0.1, "style": 10.0})
-    wanted = recipe.model_copy(update={"losses": weigh})
-    with pytest.raises(BadData, match="name squeeze weights with --features"):
-        loop.Trainer(wanted, sources)
-    given = loop.Sources(data=sources.data, features=tmp_path / "squeeze.safetensors")
-    trainer = loop.Trainer(wanted, given)
-    photographs = loop.data.read(sources.data, longest=96).pixels
-    found = trainer.step(loop.data.make_batch(photographs, wanted, 8), 8)
-    assert found["perceptual"] > 0
-    assert found["style"] > 0
-
-
 def test_samples_show_photo_masked_and_filled_with_the_known_region_unchanged(
     recipe, sources, tmp_path
 ):
-    trainer = loop.Trainer(recipe, sources)
-    photographs = loop.data.read(sources.data, longest=96).pixels
-    loop.draw_samples(trainer, photographs, tmp_path / "sheet.png")
+    material = data.Material(data.read(sources.data, longest=96).pixels)
+    loop.draw_samples(Trainer(recipe, sources), material, tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     gap, side = 4, 48
     photo, masked, filled = (
@@ -271,7 +335,7 @@ def test_a_recipe_with_mask_files_trains_and_draws_its_samples(recipe, photograp
     white[10:30, 10:30] = 255
     Image.fromarray(white).save(tmp_path / "mask.png")
     wanted = recipe.holes.model_copy(update={"strokes": 0.0, "boxes": 0.0, "files": 1.0})
-    sources = loop.Sources(data=(photographs,), masks=(tmp_path / "mask.png",))
+    sources = Sources(data=(photographs,), masks=(tmp_path / "mask.png",))
     short = shortened(recipe, 2).model_copy(update={"holes": wanted})
     run = loop.train(short, sources, tmp_path / "run")
     sheet = np.asarray(Image.open(run / "samples" / "0000002.png"))
@@ -291,7 +355,7 @@ def test_an_exported_run_loads_and_fills_equally(recipe, sources, tmp_path):
     run = loop.train(shortened(recipe, 4), sources, tmp_path / "run")
     commands.export(run, tmp_path / "full", half=False)
     commands.export(run, tmp_path / "half")
-    saved = state.load(run, torch.device("cpu"))
+    saved = state_of(run)
     trained = create(recipe.architecture, recipe.generator)
     trained.load_state_dict(saved["averaged"])
     image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -326,10 +390,10 @@ def test_init_begins_with_the_weights_of_a_checkpoint(recipe, sources, tmp_path)
     run = loop.train(shortened(recipe, 4), sources, tmp_path / "run")
     commands.export(run, tmp_path, half=False)
     published = tmp_path / "tiny.safetensors"
-    trainer = loop.Trainer(
-        recipe.model_copy(update={"seed": 5}), loop.Sources(data=sources.data, init=published)
+    trainer = Trainer(
+        recipe.model_copy(update={"seed": 5}), Sources(data=sources.data, init=published)
     )
-    expected = state.load(run, torch.device("cpu"))["averaged"]
+    expected = state_of(run)["averaged"]
     assert equal(dict(trainer.generator.state_dict()), expected)
     assert equal(trainer.averaged, expected)
 
@@ -338,12 +402,6 @@ def test_init_from_another_size_is_refused(recipe, sources, tmp_path):
     run = loop.train(shortened(recipe, 2), sources, tmp_path / "run")
     commands.export(run, tmp_path)
     other = recipe.model_copy(update={"generator": {**recipe.generator, "width": 12}})
-    given = loop.Sources(data=sources.data, init=tmp_path / "tiny.safetensors")
+    given = Sources(data=sources.data, init=tmp_path / "tiny.safetensors")
     with pytest.raises(BadRecipe, match="not what tiny trains"):
-        loop.Trainer(other, given)
-
-
-def test_an_unknown_architecture_is_refused(recipe, sources):
-    unknown = Recipe(**{**recipe.model_dump(), "architecture": "aotgam"})
-    with pytest.raises(BadRecipe, match="recipe tiny: unknown architecture 'aotgam'"):
-        loop.Trainer(unknown, sources)
+        Trainer(other, given)

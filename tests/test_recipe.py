@@ -10,6 +10,7 @@ from models.registry import create
 from training import recipe
 
 RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
+SIBLINGS = {"aotgan-small": "aotgan-512"}
 SMALL = """
 name = "tiny"
 architecture = "aotgan-compact"
@@ -136,3 +137,44 @@ def keys(part):
 def test_every_key_of_a_recipe_is_documented():
     text = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
     assert [key for key in keys(recipe.Recipe) if f"`{key}`" not in text] == []
+
+
+# What a small sibling may change, by the words of its comment; the rest goes without saying.
+SAID = {
+    "fewer channels": {"generator.width", "generator.channels", "generator.bottleneck_channels"}
+    | {"discriminator.channels"},
+    "averaged": {"average"},
+    "squares of 128 px": {"trained", "crops.smallest", "losses.blur_kernel", "losses.blur_sigma"},
+    "drawn holes": {"holes.strokes", "holes.boxes", "holes.files"},
+    "SqueezeNet": {"features.network", "features.perceptual_taps", "features.style_taps"},
+    "scaled": {"features.scale"},
+    "style weighs less": {"losses.style"},
+    "clipped": {"clip"},
+    "warms up": {"warmup"},
+    "less than 20 minutes": {"stages", "save_every", "log_every", "sample_every"},
+    "-small.toml": {"name", "license", "license_note", "data"},
+}
+
+
+def values(part, prefix=""):
+    """Every value of a recipe by its dotted key."""
+    for name, value in part.items():
+        if isinstance(value, dict):
+            yield from values(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if path.stem.endswith("-small")], ids=lambda path: path.stem
+)
+def test_a_small_recipe_differs_from_its_sibling_in_what_its_comment_says(path):
+    sibling = path.with_stem(SIBLINGS.get(path.stem, path.stem.removesuffix("-small")))
+    small, full = (dict(values(recipe.load(p).model_dump())) for p in (path, sibling))
+    changed = {key for key in small.keys() | full.keys() if small.get(key) != full.get(key)}
+    comment = path.read_text().split("\n\n")[0].replace("\n# ", " ")
+    assert sibling.stem in comment
+    said = set().union(*(keys for words, keys in SAID.items() if words in comment))
+    assert changed <= said
+    stage = small["stages"][-1]
+    assert stage["final_rate"] < stage["learning_rate"]

@@ -1,6 +1,7 @@
 """`inpaint train` and `inpaint export`."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,10 @@ from models.checkpoint import Header
 from models.registry import create
 
 from . import data as photographs
-from . import loop, state
+from . import distributed, loop, state
 from .options import Device, Threads, make_folder
 from .recipe import Recipe, load
+from .trainer import Sources
 
 
 def train(
@@ -31,6 +33,13 @@ def train(
         Path | None, typer.Option(help="Weights of the recipe's feature network, safetensors.")
     ] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder of mask files, white = hole.")] = None,
+    silhouettes: Annotated[
+        Path | None, typer.Option(help="Folder of shapes of objects, white = object.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="'folders' (a folder below --data per class), or a CSV: file,class."),
+    ] = None,
     init: Annotated[
         Path | None, typer.Option(help="Begin with this checkpoint's weights; ignored on a resume.")
     ] = None,
@@ -42,14 +51,6 @@ def train(
         torch.set_num_threads(threads)
     parsed = load(recipe)
     folder = make_folder(out or Path("runs") / parsed.name)
-    sources = loop.Sources(
-        data=tuple(data),
-        features=features,
-        masks=tuple(photographs.image_files(masks)) if masks else (),
-        init=init,
-        device=device,
-    )
-    console = Console()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -57,14 +58,26 @@ def train(
         TextColumn("{task.fields[rate]:.1f} img/s"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, refresh_per_second=2) as bar:
-        task = bar.add_task(parsed.name, total=parsed.steps, rate=0.0)
+    with distributed.ranks(device) as own_device:
+        sources = Sources(
+            data=tuple(data),
+            features=features,
+            masks=tuple(photographs.image_files(masks)) if masks else (),
+            silhouettes=tuple(photographs.image_files(silhouettes)) if silhouettes else (),
+            labels=labels,
+            init=init,
+            device=own_device,
+        )
+        console = Console(quiet=distributed.rank() > 0)
+        report = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+        with Progress(*columns, console=console, refresh_per_second=2) as bar:
+            task = bar.add_task(parsed.name, total=parsed.steps, rate=0.0)
 
-        def advance(step: int, steps: int, rate: float) -> None:
-            bar.update(task, completed=step, total=steps, rate=rate)
+            def advance(step: int, steps: int, rate: float) -> None:
+                bar.update(task, completed=step, total=steps, rate=rate)
 
-        loop.train(parsed, sources, folder, report=console.print, progress=advance)
-    console.print(f"done: {folder}; next: inpaint export {folder} CHECKPOINTS_FOLDER")
+            loop.train(parsed, sources, folder, report=report, progress=advance)
+        report(f"done: {folder}; next: inpaint export {folder} CHECKPOINTS_FOLDER")
 
 
 def export(

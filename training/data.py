@@ -1,24 +1,26 @@
 """Photographs for training: folders and tar shards, decoded once and kept in memory; random crops.
 
-A batch depends on the seed and the step alone, so a run that starts again sees the same.
+A batch depends on the seed and the step alone, so a run that starts again sees the same, whatever
+the number of processes that share it.
 """
 
-import io
 import queue
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from inpaint.errors import BadData
+from inpaint.errors import BadData, InpaintError
+from inpaint.picture import decode
 
 from . import holes
-from .recipe import Recipe
+from .recipe import Recipe, Stage
 
 Pixels = NDArray[np.uint8]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
@@ -27,30 +29,42 @@ AHEAD = 4  # batches prepared while the network works
 
 @dataclass
 class Photographs:
-    """Decoded photographs, each uint8 (H,W,3), and the names of files that could not be read."""
+    """Decoded photographs, each uint8 (H,W,3), with their names, and what could not be read.
+
+    Names are paths below the source; of a shard's members, `SHARD:MEMBER`.
+    """
 
     pixels: list[Pixels] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # "name: reason"
 
 
 def image_files(folder: Path) -> list[Path]:
     """Return the image files under `folder`, sorted, by suffix."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in found if not path.is_dir())
 
 
-def _files(source: Path) -> Iterator[tuple[str, bytes]]:
+def _files(source: Path, skipped: list[str]) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of each image of a folder (its tar shards included) or of one shard."""
     shards = [source] if source.is_file() else sorted(source.rglob("*.tar"))
     for shard in shards:
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
-                    file = tar.extractfile(member)
-                    if file is not None:
-                        yield f"{shard.name}:{member.name}", file.read()
+        try:
+            with tarfile.open(shard) as tar:
+                for member in tar:
+                    if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
+                        file = tar.extractfile(member)
+                        if file is not None:
+                            yield f"{shard.name}:{member.name}", file.read()
+        except (tarfile.TarError, OSError) as error:
+            raise BadData(f"shard {shard} cannot be read: {error}") from error
     if source.is_dir():
         for path in image_files(source):
-            yield str(path), path.read_bytes()
+            name = path.relative_to(source).as_posix()
+            try:
+                yield name, path.read_bytes()
+            except OSError as error:
+                skipped.append(f"{name}: {error.strerror}")
 
 
 def read(
@@ -70,24 +84,28 @@ def read(
     for source in sources:
         if not source.exists():
             raise BadData(f"data {source} does not exist")
-        try:
-            for name, data in _files(source):
-                try:
-                    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-                except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-                    found.skipped.append(name)
-                    continue
-                if min(picture.size) > longest:
-                    scale = longest / min(picture.size)
-                    size = (round(picture.width * scale), round(picture.height * scale))
-                    picture = picture.resize(size, Image.Resampling.LANCZOS)
-                found.pixels.append(np.asarray(picture))
-                progress(len(found.pixels))
-        except tarfile.TarError as error:
-            raise BadData(f"shard in {source} cannot be read: {error}") from error
+        for name, data in _files(source, found.skipped):
+            try:
+                pixels = decode(data).pixels
+            except InpaintError as error:
+                found.skipped.append(f"{name}: {error.detail}")
+                continue
+            found.pixels.append(_reduced(pixels, longest))
+            found.names.append(name)
+            progress(len(found.pixels))
     if not found.pixels:
         raise BadData(f"no readable photographs in {', '.join(str(source) for source in sources)}")
     return found
+
+
+def _reduced(pixels: Pixels, longest: int) -> Pixels:
+    """Scale down to a short side of `longest`, if it is longer."""
+    height, width = pixels.shape[:2]
+    if min(height, width) <= longest:
+        return pixels
+    scale = longest / min(height, width)
+    size = round(width * scale), round(height * scale)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
 def crop(pixels: Pixels, size: int, recipe: Recipe, rng: np.random.Generator) -> Pixels:
@@ -113,44 +131,78 @@ def crop(pixels: Pixels, size: int, recipe: Recipe, rng: np.random.Generator) ->
 
 
 @dataclass(frozen=True)
+class Material:
+    """What batches are made of.
+
+    Attributes:
+        photographs: uint8 (H,W,3) each.
+        labels: int64 (N,), the class of each photograph, -1 = unlabelled; None: there are none.
+        masks: mask files.
+        silhouettes: files of objects' shapes.
+    """
+
+    photographs: Sequence[Pixels]
+    labels: NDArray[np.int64] | None = None
+    masks: Sequence[Path] = ()
+    silhouettes: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One step's pixels uint8 (B,S,S,3) and holes bool (B,S,S)."""
+    """One step's pixels uint8 (B,S,S,3), holes bool (B,S,S), and labels int64 (B,), -1 = none."""
 
     pixels: Pixels
     holes: NDArray[np.bool_]
+    labels: NDArray[np.int64]
 
 
 def make_batch(
-    photographs: Sequence[Pixels], recipe: Recipe, step: int, masks: Sequence[Path] = ()
+    material: Material, recipe: Recipe, step: int, *, rank: int = 0, ranks: int = 1
 ) -> Batch:
-    """Return the batch of `step`; nothing else decides what is in it but the recipe's seed."""
-    rng = np.random.default_rng([recipe.seed, step])
+    """Return the batch of `step`, or a rank's share of it.
+
+    Each square depends on the recipe's seed, the step and its place in the batch alone: ranks,
+    however many there are, together see the same batch.
+    """
     stage, _ = recipe.stage_at(step)
-    chosen = rng.integers(0, len(photographs), stage.batch)
-    squares = [crop(photographs[index], stage.size, recipe, rng) for index in chosen]
-    drawn = [holes.draw(recipe.holes, stage.size, rng, masks) for _ in range(stage.batch)]
-    return Batch(np.stack(squares), np.stack(drawn))
+    places = range(rank, stage.batch, ranks)
+    squares = [_square(material, recipe, stage, step, place) for place in places]
+    pixels, drawn, labels = zip(*squares, strict=True)
+    return Batch(np.stack(pixels), np.stack(drawn), np.array(labels, np.int64))
+
+
+def _square(
+    material: Material, recipe: Recipe, stage: Stage, step: int, place: int
+) -> tuple[Pixels, NDArray[np.bool_], int]:
+    """Return pixels (S,S,3), hole (S,S) and label of one place in a batch."""
+    rng = np.random.default_rng([recipe.seed, step, place])
+    number = int(rng.integers(len(material.photographs)))
+    if material.labels is not None and place < recipe.labelled * stage.batch:
+        number = int(rng.choice(np.flatnonzero(material.labels >= 0)))
+    label = -1 if material.labels is None else int(material.labels[number])
+    pixels = crop(material.photographs[number], stage.size, recipe, rng)
+    hole = holes.draw(recipe.holes, stage.size, rng, material.masks, material.silhouettes)
+    return pixels, hole, label
 
 
 class Loader:
     """Prepares batches in a thread of its own, in order, a few ahead."""
 
     def __init__(
-        self, photographs: Sequence[Pixels], recipe: Recipe, first: int, masks: Sequence[Path] = ()
+        self, material: Material, recipe: Recipe, first: int, *, rank: int = 0, ranks: int = 1
     ) -> None:
         self._queue: queue.Queue[Batch | Exception] = queue.Queue(AHEAD)
         self._stop = threading.Event()
-        arguments = (photographs, recipe, first, masks)
-        self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
+        self._make = partial(make_batch, material, recipe, rank=rank, ranks=ranks)
+        steps = range(first, recipe.steps)
+        self._thread = threading.Thread(target=self._work, args=(steps,), daemon=True)
         self._thread.start()
 
-    def _work(
-        self, photographs: Sequence[Pixels], recipe: Recipe, first: int, masks: Sequence[Path]
-    ) -> None:
+    def _work(self, steps: range) -> None:
         item: Batch | Exception
-        for step in range(first, recipe.steps):
+        for step in steps:
             try:
-                item = make_batch(photographs, recipe, step, masks)
+                item = self._make(step)
             except Exception as error:  # noqa: BLE001  # raised again where the batch is awaited
                 item = error
             while not self._stop.is_set():

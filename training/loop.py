@@ -1,237 +1,39 @@
 """The training loop: a recipe and photographs in, a folder with state, curves and samples out.
 
     OUT/state.pt         everything to go on from (training.state)
-    OUT/scalars.jsonl    one line per `log_every` steps: step, images, seconds, every loss by name
+    OUT/scalars.jsonl    one line per `log_every` steps: step, images, seconds, every loss by name,
+                         and `waiting`, the share of the time that was spent waiting for data
     OUT/curves.png       those, drawn
     OUT/samples/N.png    photo | masked | fill, for the same holes at each N
 
 A kill at any moment costs the steps since the last save; the run then continues as if nothing had
-happened: batches depend on the step alone, and lines behind the saved step are cut off.
+happened: batches depend on the step alone, and lines behind the saved step are cut off. Ctrl-C and
+SIGTERM let the step end and save. Of several ranks (training.distributed), the first one writes and
+reports.
 """
 
 import json
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from types import FrameType
+from typing import Any  # states of optimizers are nested dicts
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from inpaint.errors import BadData, BadRecipe
-from models import checkpoint, tensors
-from models.generator import Generator
-from models.registry import create
+from models import tensors
 
-from . import data, losses, plots, state
-from .discriminators import PatchDiscriminator
-from .features import FeatureNetwork, load_features, normalise
+from . import data, distributed, labels, plots, state
 from .recipe import Recipe
+from .trainer import NotFinite, Sources, Trainer
 
 SAMPLES = 6  # pictures in a sample sheet
-Network = TypeVar("Network", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where a run finds what is not in its recipe."""
-
-    data: tuple[Path, ...]
-    features: Path | None = None  # weights of the feature network
-    masks: tuple[Path, ...] = ()  # mask files
-    init: Path | None = None  # checkpoint whose weights the run begins with
-    device: str = "cpu"
-
-
-class Trainer:
-    """The networks of a run and one step over them."""
-
-    def __init__(self, recipe: Recipe, sources: Sources) -> None:
-        torch.manual_seed(recipe.seed)
-        self.recipe = recipe
-        self.device = torch.device(sources.device)
-        self.generator = self._to_device(_first_generator(recipe, sources.init))
-        self.averaged = {name: value.clone() for name, value in self.generator.state_dict().items()}
-        self.discriminator = self._to_device(PatchDiscriminator(recipe.discriminator.channels))
-        self.features = self._feature_network(sources.features)
-        self.generator_optimizer = self._optimizer(self.generator)
-        self.discriminator_optimizer = self._optimizer(self.discriminator)
-
-    def _to_device(self, network: Network) -> Network:
-        network.to(self.device)
-        # torch types this form of `to` for tensors alone.
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Adam; the rate is set before every step."""
-        return torch.optim.Adam(network.parameters(), betas=self.recipe.betas, fused=True)
-
-    def _feature_network(self, weights: Path | None) -> FeatureNetwork | None:
-        wanted = self.recipe.features
-        if not (self.recipe.losses.perceptual or self.recipe.losses.style):
-            return None
-        if weights is None:
-            raise BadData(
-                f"the recipe has perceptual losses: name {wanted.network} weights with --features"
-            )
-        taps = dict.fromkeys((*wanted.perceptual_taps, *wanted.style_taps))
-        return self._to_device(load_features(wanted.network, weights, list(taps)))
-
-    def autocast(self) -> torch.autocast:
-        """Return the context in which networks run."""
-        enabled = self.recipe.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
-    def tensors_of(self, batch: data.Batch) -> tuple[Tensor, Tensor]:
-        """Return image and mask of a batch, on the device."""
-        image = tensors.to_image(batch.pixels).to(self.device, memory_format=torch.channels_last)
-        return image, tensors.to_mask(batch.holes).to(self.device)
-
-    def step(self, batch: data.Batch, step: int) -> dict[str, float]:
-        """Take one step of the generator, then one of the discriminator; return every loss by name.
-
-        Raises:
-            BadData: if a loss is not a number; the weights are then still those of the step before.
-        """
-        recipe, weigh = self.recipe, self.recipe.losses
-        stage, _ = recipe.stage_at(step)
-        adversarial = stage.adversarial and bool(weigh.adversarial or weigh.feature_matching)
-        image, mask = self.tensors_of(batch)
-        with self.autocast():
-            fill = self.generator(image, mask)
-        fill = fill.float()
-        composite = tensors.composite(image, fill, mask)
-        found = {
-            "reconstruction": losses.reconstruction(
-                fill, image, mask, known=weigh.known, hole=weigh.hole
-            )
-        }
-        total = found["reconstruction"]
-        if self.features is not None:
-            compared = composite if weigh.compare == "composite" else fill
-            found |= self._feature_losses(compared, image)
-            total = total + weigh.perceptual * found["perceptual"] + weigh.style * found["style"]
-        if adversarial:
-            found |= self._adversarial_losses(composite, image, mask)
-            total = total + weigh.adversarial * found["adversarial"]
-            total = total + weigh.feature_matching * found["feature_matching"]
-        if not torch.isfinite(total):
-            raise BadData(
-                f"step {step}: the loss is not a number: "
-                + ", ".join(f"{name} {value.item():.3g}" for name, value in found.items())
-            )
-        self._update(self.generator, self.generator_optimizer, total, recipe.rate_at(step))
-        with torch.no_grad():
-            current = self.generator.state_dict()
-            state.average(self.averaged, current, decay=recipe.average, step=step)
-        if adversarial:
-            found["discriminator"] = self._discriminator_step(composite.detach(), image, mask)
-        with torch.no_grad():
-            found["hole_error"] = (
-                ((fill - image).abs() * mask).sum() / (3 * mask.sum() + losses.TINY) / 2
-            )
-        return {name: value.item() for name, value in found.items()}
-
-    def _feature_losses(self, compared: Tensor, image: Tensor) -> dict[str, Tensor]:
-        assert self.features is not None
-        wanted = self.recipe.features
-        with self.autocast():
-            of_fill = self.features(normalise(compared))
-            with torch.no_grad():
-                of_image = self.features(normalise(image))
-        for tap, activation in of_fill.items():
-            pair = activation.float(), of_image[tap].float()
-            of_fill[tap], of_image[tap] = losses.scale_by_target(*pair) if wanted.scale else pair
-        return {
-            "perceptual": losses.perceptual(of_fill, of_image, wanted.perceptual_taps),
-            "style": losses.style(of_fill, of_image, wanted.style_taps),
-        }
-
-    def _adversarial_losses(
-        self, composite: Tensor, image: Tensor, mask: Tensor
-    ) -> dict[str, Tensor]:
-        self.discriminator.requires_grad_(False)  # its gradients belong to its own step alone
-        with self.autocast():
-            fake, of_fake = self.discriminator(composite)
-            with torch.no_grad():
-                _, of_real = self.discriminator(image)
-        self.discriminator.requires_grad_(True)
-        weigh = self.recipe.losses
-        return {
-            "adversarial": losses.soft_patch_generator(fake.float(), mask, mode=weigh.mode),
-            "feature_matching": losses.feature_matching(
-                [activation.float() for activation in of_fake],
-                [activation.float() for activation in of_real],
-            ),
-        }
-
-    def _discriminator_step(self, composite: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-        weigh = self.recipe.losses
-        with self.autocast():
-            real, _ = self.discriminator(image)
-            fake, _ = self.discriminator(composite)
-        blurred = losses.soft_mask(mask, kernel=weigh.blur_kernel, sigma=weigh.blur_sigma)
-        loss = losses.soft_patch_discriminator(
-            real.float(), fake.float(), mask, blurred=blurred, mode=weigh.mode
-        )
-        rate = self.recipe.discriminator.learning_rate
-        self._update(self.discriminator, self.discriminator_optimizer, loss, rate)
-        return loss
-
-    def _update(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float
-    ) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        nn.utils.clip_grad_norm_(network.parameters(), self.recipe.clip)
-        optimizer.step()
-
-    def averaged_generator(self) -> Generator:
-        """Return a generator with the averaged weights (the current ones without averaging)."""
-        generator = create(self.recipe.architecture, self.recipe.generator)
-        generator.load_state_dict(
-            self.averaged if self.recipe.average else self.generator.state_dict()
-        )
-        return self._to_device(generator).eval()
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on, step and batches aside."""
-        return {
-            "generator": self.generator.state_dict(),
-            "averaged": self.averaged,
-            "discriminator": self.discriminator.state_dict(),
-            "generator_optimizer": self.generator_optimizer.state_dict(),
-            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
-        }
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Take up a state that `state` returned."""
-        self.generator.load_state_dict(saved["generator"])
-        self.averaged = saved["averaged"]
-        self.discriminator.load_state_dict(saved["discriminator"])
-        self.generator_optimizer.load_state_dict(saved["generator_optimizer"])
-        self.discriminator_optimizer.load_state_dict(saved["discriminator_optimizer"])
-
-
-def _first_generator(recipe: Recipe, init: Path | None) -> Generator:
-    try:
-        generator = create(recipe.architecture, recipe.generator)
-    except ValueError as error:
-        raise BadRecipe(f"recipe {recipe.name}: {error}") from error
-    if init is not None:
-        given, header = checkpoint.load(init)
-        if header.architecture != recipe.architecture or asdict(given.config) != asdict(
-            generator.config
-        ):
-            raise BadRecipe(
-                f"{init} is {header.architecture} {header.config}, not what {recipe.name} trains"
-            )
-        generator.load_state_dict(given.state_dict())
-    return generator
 
 
 def train(
@@ -248,65 +50,213 @@ def train(
         recipe: what to train; a state in `out` must have been made with the same networks and seed.
         sources: photographs, feature weights and masks.
         out: the run's folder.
-        report: told what happens, a line at a time.
+        report: told what happens, a line at a time, where this is the first rank.
         progress: told step, steps in all, and images per second.
 
     Raises:
         BadData, BadRecipe: for input that cannot be used, or a loss that is no longer a number.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the state is saved.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(recipe, sources)
-    saved = state.load(out, trainer.device)
-    step, images, seconds = 0, 0, 0.0
-    if saved is not None:
-        _same_run(saved["recipe"], recipe)
-        trainer.restore(saved)
-        step, images, seconds = saved["step"], saved["images"], saved["seconds"]
-        report(f"going on at step {step} of {recipe.steps}")
-    scalars = out / "scalars.jsonl"
-    _cut(scalars, step)
-    longest = 2 * max(stage.size for stage in recipe.stages)
-    photographs = data.read(sources.data, longest=longest)
-    report(f"{len(photographs.pixels)} photographs, {len(photographs.skipped)} unreadable skipped")
-    for name in photographs.skipped:
-        report(f"  skipped {name}")
-    loader = data.Loader(photographs.pixels, recipe, step, sources.masks)
-    sums: dict[str, list[float]] = {}
-    last = time.monotonic()
+    first = distributed.rank() == 0
+    run = _Run(recipe, sources, out, report if first else _ignore, first)
+    run.begin()
     try:
-        while step < recipe.steps:
-            batch = loader.next()
-            for name, value in trainer.step(batch, step).items():
-                sums.setdefault(name, []).append(value)
-            step += 1
-            images += len(batch.pixels)
-            now = time.monotonic()
-            seconds, rate, last = seconds + now - last, len(batch.pixels) / (now - last), now
-            progress(step, recipe.steps, rate)
-            end = step == recipe.steps
-            if step % recipe.log_every == 0 or end:
-                line = {"step": step, "images": images, "seconds": round(seconds, 1)}
-                means = {name: float(np.mean(values)) for name, values in sums.items()}
-                with scalars.open("a") as file:
-                    file.write(json.dumps(line | means) + "\n")
-                sums.clear()
-            if step % recipe.save_every == 0 or end:
-                counts = {
-                    "step": step,
-                    "images": images,
-                    "seconds": seconds,
-                    "device": sources.device,
-                }
-                state.save(out, {"recipe": recipe.model_dump_json(), **counts, **trainer.state()})
-                mean = images / seconds
-                report(f"saved at step {step} of {recipe.steps}, {mean:.1f} img/s so far")
-            if step % recipe.sample_every == 0 or end:
-                sheet = out / "samples" / f"{step:07d}.png"
-                draw_samples(trainer, photographs.pixels, sheet, sources.masks)
-                plots.curves(scalars, out / "curves.png")
+        with _asked_to_end() as asked:
+            while run.step < recipe.steps:
+                run.advance()
+                if first:
+                    progress(run.step, recipe.steps, run.rate)
+                    run.write()
+                if distributed.any_of(asked.is_set(), run.trainer.device):
+                    run.end_early()  # of all ranks, behind the same step
     finally:
-        loader.close()
+        run.loader.close()
     return out
+
+
+def _ignore(line: str) -> None:
+    """Report nothing."""
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[threading.Event]:
+    """Yield what Ctrl-C and SIGTERM set, so that no step is cut in two; a second Ctrl-C does."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class _Run:
+    """A run and how far it is."""
+
+    recipe: Recipe
+    sources: Sources
+    out: Path
+    report: Callable[[str], None]
+    first: bool  # rank
+    step: int = 0
+    saved: int | None = None  # the step of the saved state
+    images: int = 0
+    seconds: float = 0.0
+    rate: float = 0.0  # squares per second of all ranks, at the last step
+    classes: tuple[str, ...] = ()
+    waited: float = 0.0  # seconds since the last line of scalars, for data
+    began: float = 0.0  # when the last line of scalars was written; seconds of the clock
+    sums: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def scalars(self) -> Path:
+        return self.out / "scalars.jsonl"
+
+    def begin(self) -> None:
+        """Read photographs, build the networks, and take up what was saved."""
+        recipe, sources = self.recipe, self.sources
+        if uneven := [s.batch for s in recipe.stages if s.batch % distributed.count()]:
+            raise BadRecipe(
+                f"recipe {recipe.name}: a batch of {uneven[0]} cannot be shared evenly by "
+                f"{distributed.count()} ranks"
+            )
+        self.out.mkdir(parents=True, exist_ok=True)
+        saved = state.load(self.out, torch.device(sources.device))
+        if saved is not None:
+            with self._naming_the_state():
+                _same_run(saved["recipe"], recipe)
+        self._read(saved)
+        self.trainer = Trainer(recipe, sources, len(self.classes))
+        if saved is not None:
+            with self._naming_the_state():
+                self.trainer.restore(saved)
+                self.step, self.images = saved["step"], saved["images"]
+                self.seconds = saved["seconds"]
+            self.saved = self.step
+            self.report(f"going on at step {self.step} of {recipe.steps}")
+        if self.first:
+            _cut(self.scalars, self.step)
+        share = {"rank": distributed.rank(), "ranks": distributed.count()}
+        self.loader = data.Loader(self.material, recipe, self.step, **share)
+        self.began = time.monotonic()
+
+    def _read(self, saved: dict[str, Any] | None) -> None:
+        """Read photographs and labels; classes of a saved run keep their numbers."""
+        sources, longest = self.sources, 2 * max(stage.size for stage in self.recipe.stages)
+        self.photographs = data.read(sources.data, longest=longest)
+        self._tell_skipped()
+        numbers = None
+        if sources.labels is not None:
+            found = labels.read(
+                sources.labels,
+                self.photographs.names,
+                skipped=self.photographs.skipped,
+                classes=(saved or {}).get("classes") or None,
+            )
+            numbers, self.classes = found.numbers, found.classes
+        self.material = data.Material(
+            self.photographs.pixels,
+            labels=numbers,
+            masks=sources.masks,
+            silhouettes=sources.silhouettes,
+        )
+
+    @contextmanager
+    def _naming_the_state(self) -> Iterator[None]:
+        """Refuse what a state holds that was not made by this run, and say which file it is."""
+        try:
+            yield
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise BadData(
+                f"training state {self.out / state.FILE} is not of this run and version: "
+                f"{str(error).splitlines()[0]}; use another --out"
+            ) from error
+
+    def advance(self) -> None:
+        """Take one step.
+
+        Raises:
+            NotFinite: if a loss or a gradient is no number.
+        """
+        before = time.monotonic()
+        batch = self.loader.next()
+        self.waited += time.monotonic() - before
+        try:
+            found = self.trainer.step(batch, self.step)
+        except NotFinite:
+            if self.saved is not None:
+                self.report(f"the last good state is in {self.out}, of step {self.saved}")
+            raise
+        if self.first:
+            for name, value in found.items():
+                self.sums.setdefault(name, []).append(value)
+        size = self.recipe.stage_at(self.step)[0].batch
+        passed = time.monotonic() - before
+        self.step, self.images, self.seconds = (
+            self.step + 1,
+            self.images + size,
+            self.seconds + passed,
+        )
+        self.rate = size / passed
+
+    def write(self) -> None:
+        """Write what is due at this step."""
+        recipe, end = self.recipe, self.step == self.recipe.steps
+        if self.step % recipe.log_every == 0 or end:
+            self._write_scalars()
+        if self.step % recipe.save_every == 0 or end:
+            self.save()
+            mean = self.images / self.seconds
+            self.report(f"saved at step {self.step} of {recipe.steps}, {mean:.1f} img/s so far")
+        if self.step % recipe.sample_every == 0 or end:
+            sheet = self.out / "samples" / f"{self.step:07d}.png"
+            draw_samples(self.trainer, self.material, sheet)
+            plots.curves(self.scalars, self.out / "curves.png")
+        if end:
+            self._tell_skipped()
+
+    def _write_scalars(self) -> None:
+        now = time.monotonic()
+        line = {"step": self.step, "images": self.images, "seconds": round(self.seconds, 1)}
+        means = {name: float(np.mean(values)) for name, values in self.sums.items()}
+        means["waiting"] = round(self.waited / (now - self.began), 4)
+        with self.scalars.open("a") as file:
+            file.write(json.dumps(line | means) + "\n")
+        self.sums.clear()
+        self.waited, self.began = 0.0, now
+
+    def save(self) -> None:
+        """Write the state."""
+        counts = {"step": self.step, "images": self.images, "seconds": self.seconds}
+        facts = {
+            "recipe": self.recipe.model_dump_json(),
+            "device": self.sources.device,
+            "ranks": distributed.count(),
+            "classes": list(self.classes),
+        }
+        state.save(self.out, facts | counts | self.trainer.state())
+        self.saved = self.step
+
+    def end_early(self) -> None:
+        """Save, and raise KeyboardInterrupt."""
+        if self.first:
+            self.save()
+        self._tell_skipped()
+        self.report(f"interrupted; saved at step {self.step} of {self.recipe.steps}")
+        raise KeyboardInterrupt
+
+    def _tell_skipped(self) -> None:
+        count, skipped = len(self.photographs.pixels), self.photographs.skipped
+        self.report(f"{count} photographs, {len(skipped)} unreadable skipped")
+        for name in skipped:
+            self.report(f"  skipped {name}")
 
 
 # What may change between two starts of one run: its length and what it reports.
@@ -318,7 +268,8 @@ def _same_run(saved: str, recipe: Recipe) -> None:
 
     Stages may be changed ahead of the saved step; what lies behind it is the caller's to see to.
     """
-    before, now = json.loads(saved), json.loads(recipe.model_dump_json())
+    before = Recipe.model_validate_json(saved).model_dump()  # keys that are new have defaults
+    now = recipe.model_dump()
     if changed := [key for key in now if key not in FREE and before.get(key) != now[key]]:
         raise BadRecipe(
             f"the saved run has other values of {', '.join(changed)}; use another --out, or --init"
@@ -333,14 +284,12 @@ def _cut(scalars: Path, step: int) -> None:
         scalars.write_text("".join(line + "\n" for line in kept))
 
 
-def draw_samples(
-    trainer: Trainer, photographs: Sequence[data.Pixels], path: Path, masks: Sequence[Path] = ()
-) -> None:
+def draw_samples(trainer: Trainer, material: data.Material, path: Path) -> None:
     """Fill the same holes in the same crops at every call, with the averaged weights."""
     recipe = trainer.recipe.model_copy(update={"seed": trainer.recipe.seed + 1})
     last = trainer.recipe.stages[-1].model_copy(update={"batch": SAMPLES, "steps": 1})
     recipe = recipe.model_copy(update={"stages": (last,)})
-    batch = data.make_batch(photographs, recipe, 0, masks)
+    batch = data.make_batch(material, recipe, 0)
     image, mask = trainer.tensors_of(batch)
     with torch.no_grad(), trainer.autocast():
         fill = trainer.averaged_generator()(image, mask)

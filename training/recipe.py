@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from inpaint.errors import BadRecipe
 
+from .discriminators import Kind
+from .losses import MaskMode, Objective
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 
@@ -55,23 +58,31 @@ class Features(Part):
 
 
 class Losses(Part):
-    """The weight of every term; 0 leaves a term out."""
+    """The weight of every term, and what it looks at; 0 leaves a term out."""
 
+    part: Literal["whole", "centre"] = "whole"  # every term sees this part: all, or a central half
     known: Weight = 1.0  # L1 outside the hole
     hole: Weight = 3.0  # L1 inside
+    hole_squared: Weight = 0.0  # squared error, mean over the hole
+    overlap: Weight = 0.0  # squared error of the part, ten times as much in its rim of 4 pixels
     perceptual: Weight = 0.1
     style: Weight = 10.0
     compare: Literal["composite", "fill"] = "composite"  # what perceptual and style look at
     adversarial: Weight = 0.1
+    objective: Objective = "soft-mask"  # of the adversarial game
+    fake: Literal["composite", "fill"] = "composite"  # what the discriminator is shown as fake
+    both_fakes: bool = False  # the other one too: CC-GAN^2
     feature_matching: Weight = 1.0
-    mode: Literal["paper", "official"] = "paper"  # SM-PatchGAN's targets
+    classes: Weight = 0.0  # cross-entropy of the discriminator's class head, on labelled images
+    mode: MaskMode = "paper"  # SM-PatchGAN's targets
     blur_kernel: int = Field(default=71, ge=1)  # pixels, odd
     blur_sigma: float = Field(default=10.0, gt=0)  # pixels
 
 
 class Discriminator(Part):
-    """The patch discriminator."""
+    """Which discriminator, and how it learns."""
 
+    kind: Kind = "spectral-patch"
     channels: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
 
@@ -81,7 +92,7 @@ class Stage(Part):
 
     steps: int = Field(ge=1)
     size: int = Field(ge=16)  # side of the training square, pixels
-    batch: int = Field(ge=1)
+    batch: int = Field(ge=1)  # squares per step, of all ranks together
     learning_rate: float = Field(gt=0)  # of the generator, at the stage's start
     final_rate: float | None = Field(
         None, gt=0
@@ -103,10 +114,13 @@ class Recipe(Part):
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     betas: tuple[float, float] = (0.5, 0.99)
     warmup: int = Field(default=200, ge=0)  # steps of rising learning rate
-    clip: float = Field(default=1.0, gt=0)  # the largest norm of the generator's gradient
+    clip: float = Field(default=1.0, ge=0)  # the largest norm of a gradient; 0: any
     average: float = Field(
         default=0.999, ge=0, lt=1
     )  # decay of the averaged weights; 0: no averaging
+    labelled: Share = (
+        0.5  # of each batch, where there are labels; the rest is drawn from everything
+    )
     save_every: int = Field(default=200, ge=1)  # steps
     log_every: int = Field(default=20, ge=1)
     sample_every: int = Field(default=1000, ge=1)
