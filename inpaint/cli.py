@@ -34,6 +34,7 @@ COMMANDS = {
     "train holes": Command("training.sheet:draw_sheet", "Draw a sheet of training holes."),
     "eval": Command("training.scoring:evaluate", "Score models on photographs with real holes."),
     "export": Command("training.commands:export", "Make a checkpoint from a training run."),
+    "classify": Command("training.classify:classify", "Name the classes of photographs."),
     "bench fill": Command("worker.bench:fill", "Time generators as served against plain fp32."),
     "bench serve": Command("service.bench:serve", "Time what the service adds around the model."),
 }
@@ -80,7 +81,7 @@ def resolve(words: str, target: str) -> Callable[..., object]:
     try:
         found: Callable[..., object] = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
-        extra = "[demo]" if words == "demo" else ""
+        extra = "[demo]" if words in ("demo", "bench labels") else ""
         raise StartFailed(
             f"`inpaint {words}` needs {error.name}, which is not installed here. Install the whole "
             f"project: pip install -c constraints.txt '.{extra}'"

@@ -15,8 +15,8 @@ from models import checkpoint
 from models.checkpoint import Header
 from models.registry import create
 
+from . import classify, distributed, loop, state
 from . import data as photographs
-from . import distributed, loop, state
 from .options import Device, Threads, make_folder
 from .recipe import Recipe, load
 from .trainer import Sources
@@ -89,12 +89,18 @@ def export(
             help="JSON of `inpaint eval`, to be kept in the header.", exists=True, dir_okay=False
         ),
     ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="Also write the class head, as a file of its own.")
+    ] = None,
     half: Annotated[bool, typer.Option(help="Store weights as float16.")] = True,
 ) -> None:
     """Make a checkpoint, with its card, from the averaged weights of a run's last saved state."""
     saved = state.load(run, torch.device("cpu"))
     if saved is None:
         raise BadData(f"{run} holds no training state ({state.FILE})")
+    if classifier is not None:
+        classify.save_classifier(classifier, classify.of_run(saved))
+        typer.echo(f"{classifier}: {', '.join(saved['classes'])}")
     recipe = Recipe.model_validate_json(saved["recipe"])
     generator = create(recipe.architecture, recipe.generator)
     generator.load_state_dict(saved["averaged"] if recipe.average else saved["generator"])
