@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from inpaint.errors import StartFailed
+from inpaint.errors import InpaintError, StartFailed
 
 
 @contextmanager
@@ -23,6 +23,7 @@ def ranks(device: str) -> Iterator[str]:
 
     Raises:
         StartFailed: if the others cannot be reached, or the device is one that ranks cannot share.
+        InpaintError: if another rank is gone later.
     """
     if "WORLD_SIZE" not in os.environ:
         yield device
@@ -40,6 +41,11 @@ def ranks(device: str) -> Iterator[str]:
         raise StartFailed(f"the ranks cannot be joined: {error}") from error
     try:
         yield device
+    except RuntimeError as error:
+        # gloo's are of no class of their own, but name the place in its source
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise InpaintError("another rank is gone; run the same line again to go on") from error
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -61,7 +67,7 @@ def shared(network: nn.Module) -> nn.Module:
     """
     if count() == 1:
         return network
-    return DistributedDataParallel(network, broadcast_buffers=False)
+    return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 def any_of(true: bool, device: torch.device) -> bool:
