@@ -5,6 +5,7 @@ import io
 import json
 import re
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +140,14 @@ def test_an_unreadable_photograph_is_skipped_and_named(photographs):
     found = evaluate.read_photographs(photographs, 16)
     assert list(found.squares) == ["0.png", "1.png", "3.png", "4.png"]
     assert list(found.skipped) == ["2.png", "9.jpg"]
+
+
+def test_a_photograph_that_the_disk_does_not_give_is_skipped_and_named(photographs):
+    broken = Path("/proc/self/mem")  # a file whose first bytes give an input/output error
+    if not broken.exists():
+        pytest.skip("only Linux has a file that always fails")
+    (photographs / "9.png").symlink_to(broken)
+    assert evaluate.read_photographs(photographs, 16).skipped == {"9.png": "Input/output error"}
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
@@ -384,6 +393,14 @@ def test_a_feature_network_that_is_not_built_in_is_refused_by_name(photographs, 
     code, said = scored(capsys, *folders, "--frechet", "inception")
     assert code == 2
     assert "'inception' is none of squeeze, alex, vgg16, vgg19" in re.sub(r"[│ ]+", " ", said)
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--grid", "--study"])
+def test_a_folder_in_place_of_a_file_to_write_is_wrong_usage(option, photographs, masks, capsys):
+    code, said = scored(capsys, "--data", photographs, "--masks", masks, option, photographs)
+    assert code == 2
+    assert f"'{option}'" in said
+    assert "is a directory" in said
 
 
 def test_a_frechet_distance_without_weights_is_wrong_usage(photographs, masks, capsys):

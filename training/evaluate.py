@@ -109,6 +109,8 @@ def read_photographs(folder: Path, size: int, limit: int | None = None) -> Photo
             squares[name] = central_square(decode(path.read_bytes()).pixels, size)
         except InpaintError as error:
             skipped[name] = error.detail
+        except OSError as error:
+            skipped[name] = error.strerror or "it cannot be read"
     if not squares:
         raise BadData(f"no image under {folder} can be read; {_first(skipped)}")
     return Photographs(squares, skipped)

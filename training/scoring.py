@@ -58,11 +58,18 @@ def evaluate(
             callback=_networks,
         ),
     ] = None,
-    to_json: Annotated[Path | None, typer.Option("--json", help="Write the scores here.")] = None,
-    to_csv: Annotated[Path | None, typer.Option("--csv", help="Write the scores here.")] = None,
-    grid: Annotated[Path | None, typer.Option(help="Write a PNG of results here.")] = None,
+    to_json: Annotated[
+        Path | None, typer.Option("--json", help="Write the scores here.", dir_okay=False)
+    ] = None,
+    to_csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write the scores here.", dir_okay=False)
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Write a PNG of results here.", dir_okay=False)
+    ] = None,
     to_study: Annotated[
-        Path | None, typer.Option("--study", help="Write an HTML page for judging pairs here.")
+        Path | None,
+        typer.Option("--study", help="Write an HTML page for judging pairs here.", dir_okay=False),
     ] = None,
     pairs: Annotated[
         int, typer.Option("--study-pairs", help="Pairs on that page.", min=1, max=500)
