@@ -115,19 +115,19 @@ def crop(pixels: Pixels, size: int, recipe: Recipe, rng: np.random.Generator) ->
     shortest = min(longest, max(recipe.crops.smallest, round(size * 0.75)))
     side = int(rng.integers(shortest, longest + 1))
     top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
-    square = pixels[top : top + side, left : left + side]
+    square = Image.fromarray(pixels[top : top + side, left : left + side])
     if side != size:
         method = Image.Resampling.BOX if side >= 2 * size else Image.Resampling.BICUBIC
-        square = np.asarray(Image.fromarray(square).resize((size, size), method))
+        square = square.resize((size, size), method)
     if rng.random() < recipe.crops.flip:
-        square = square[:, ::-1]
+        square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if recipe.crops.colour:
         gain, shift = 1 + rng.uniform(-1, 1, 2) * recipe.crops.colour
-        levels = square.astype(np.float32) * gain + (shift - 1) * 255
-        square = levels.clip(0, 255).astype(np.uint8)
+        levels = np.arange(256) * gain + (shift - 1) * 255
+        square = square.point(levels.clip(0, 255).astype(np.uint8).tolist() * 3)
     if rng.random() < recipe.crops.gray:
-        square = np.repeat(np.asarray(Image.fromarray(square).convert("L"))[..., None], 3, axis=2)
-    return np.ascontiguousarray(square)
+        square = square.convert("L").convert("RGB")
+    return np.asarray(square)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ squares to the discriminator, and then moves both networks, or neither if a numb
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar  # Any: states of optimizers are nested dicts
 
@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inpaint.errors import BadData, BadRecipe
-from models import checkpoint, tensors
+from inpaint.errors import BadData
+from models import tensors
 from models.generator import Generator
 from models.registry import create
 
-from . import discriminators, distributed, losses, state
+from . import distributed, losses, state
 from .data import Batch
 from .discriminators import Discriminator, Judgement
-from .features import FeatureNetwork, load_features, normalise
+from .features import FeatureNetwork, normalise
+from .networks import feature_network, first_discriminator, first_generator
 from .recipe import Recipe
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -82,19 +83,29 @@ class Trainer:
         recipe: what to train.
         sources: feature weights, first weights and the device are taken from it.
         classes: how many classes the labels have; 0 without labels.
+        layout: of weights and images in memory.
 
     Raises:
         BadRecipe, BadData: if networks cannot be built as the recipe says, or files are not usable.
     """
 
-    def __init__(self, recipe: Recipe, sources: Sources, classes: int = 0) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        sources: Sources,
+        classes: int = 0,
+        *,
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
+        self.layout = layout
         self.device = torch.device(sources.device)
-        self.generator = self._to_device(_first_generator(recipe, sources.init))
+        self.generator = self._to_device(first_generator(recipe, sources.init))
         self.averaged = {name: value.clone() for name, value in self.generator.state_dict().items()}
-        self.discriminator = self._to_device(_first_discriminator(recipe, classes))
-        self.features = self._feature_network(sources.features)
+        self.discriminator = self._to_device(first_discriminator(recipe, classes))
+        features = feature_network(recipe, sources.features)
+        self.features = None if features is None else self._to_device(features)
         self.generator_optimizer = self._optimizer(self.generator)
         self.discriminator_optimizer = self._optimizer(self.discriminator)
         self._generate = distributed.shared(self.generator)
@@ -103,22 +114,11 @@ class Trainer:
     def _to_device(self, network: Network) -> Network:
         network.to(self.device)
         # torch types this form of `to` for tensors alone.
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """Adam; the rate is set before every step."""
         return torch.optim.Adam(network.parameters(), betas=self.recipe.betas, fused=True)
-
-    def _feature_network(self, weights: Path | None) -> FeatureNetwork | None:
-        wanted = self.recipe.features
-        if not (self.recipe.losses.perceptual or self.recipe.losses.style):
-            return None
-        if weights is None:
-            raise BadData(
-                f"the recipe has perceptual losses: name {wanted.network} weights with --features"
-            )
-        taps = dict.fromkeys((*wanted.perceptual_taps, *wanted.style_taps))
-        return self._to_device(load_features(wanted.network, weights, list(taps)))
 
     def autocast(self) -> torch.autocast:
         """Return the context in which networks run."""
@@ -127,7 +127,7 @@ class Trainer:
 
     def tensors_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return image and mask of a batch, on the device."""
-        image = tensors.to_image(batch.pixels).to(self.device, memory_format=torch.channels_last)
+        image = tensors.to_image(batch.pixels).to(self.device, memory_format=self.layout)
         return image, tensors.to_mask(batch.holes).to(self.device)
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
@@ -351,45 +351,3 @@ def _centre(x: Tensor) -> Tensor:
     height, width = x.shape[2] // 2, x.shape[3] // 2
     top, left = height // 2, width // 2
     return x[:, :, top : top + height, left : left + width]
-
-
-def _first_generator(recipe: Recipe, init: Path | None) -> Generator:
-    try:
-        generator = create(recipe.architecture, recipe.generator)
-        if not list(generator.parameters()):
-            raise ValueError(f"{recipe.architecture} has no weights that could be trained")
-        with torch.device("meta"):  # shapes alone: whether it takes the recipe's batches
-            trial = create(recipe.architecture, recipe.generator)
-            for stage in recipe.stages:
-                share = stage.batch // distributed.count()
-                sides = stage.size, stage.size
-                trial(torch.empty(share, 3, *sides), torch.empty(share, 1, *sides))
-    except ValueError as error:
-        raise BadRecipe(f"recipe {recipe.name}: {error}") from error
-    if init is not None:
-        given, header = checkpoint.load(init)
-        if header.architecture != recipe.architecture or asdict(given.config) != asdict(
-            generator.config
-        ):
-            raise BadRecipe(
-                f"{init} is {header.architecture} {header.config}, not what {recipe.name} trains"
-            )
-        generator.load_state_dict(given.state_dict())
-    return generator
-
-
-def _first_discriminator(recipe: Recipe, classes: int) -> Discriminator:
-    wanted, centre = recipe.discriminator, recipe.losses.part == "centre"
-    if recipe.losses.classes and classes < 2:
-        raise BadData("the recipe trains a class head: name labels of two classes with --labels")
-    try:
-        for size in dict.fromkeys(stage.size for stage in recipe.stages):
-            discriminator = discriminators.create(
-                wanted.kind,
-                channels=wanted.channels,
-                size=size // 2 if centre else size,
-                classes=classes if recipe.losses.classes else 0,
-            )
-    except ValueError as error:
-        raise BadRecipe(f"recipe {recipe.name}: {error}") from error
-    return discriminator
