@@ -4,9 +4,6 @@ Weights are fresh: speed does not depend on them, and no checkpoint is needed.
 """
 
 import json
-import platform
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +17,10 @@ from models.filler import TorchFiller
 from models.generator import Generator
 from models.registry import GENERATORS, create
 from models.tensors import to_image, to_mask
+from models.timing import fastest_in_turn, machine
+from models.timing import seconds as timed
 
 MODELS = ("aotgan-compact", "aotgan")
-LEAST_PAIRS = 3  # of runs as served and plain
 MATRIX_SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
 
 
@@ -52,7 +50,7 @@ def fill(
     sides = _sides(sizes)
     precision = TorchFiller(create(MODELS[0], {}), device).precision
     rates = {name: matrix_rate(getattr(torch, name), device) for name in ("float32", precision)}
-    print(_machine(device))
+    print(machine(device))
     for name, rate in rates.items():
         print(f"matrix product in {name}: {rate / 1e9:.0f} GMAC/s")
     print(f"{'model':16}{'px':>6}{'served s':>10}{'fp32 s':>10}{'speedup':>9}{'of ceiling':>12}")
@@ -96,12 +94,7 @@ def measure(model: str, side: int, device: str, *, seconds: float, ceiling: floa
     def served() -> None:
         filler(pixels, holes)
 
-    _time(plain), _time(served)
-    end = time.perf_counter() + seconds
-    pairs: list[tuple[float, float]] = []
-    while len(pairs) < LEAST_PAIRS or time.perf_counter() < end:
-        pairs.append((_time(served), _time(plain)))
-    fast, slow = (min(times) for times in zip(*pairs, strict=True))
+    fast, slow = fastest_in_turn(served, plain, at_least=seconds)
     return Row(
         model=model,
         size=side,
@@ -141,7 +134,7 @@ def matrix_rate(dtype: torch.dtype, device: str) -> float:
         def product(matrix: torch.Tensor = matrix) -> None:
             (matrix @ matrix)[0, 0].item()  # waits for the device
 
-        fastest = min(_time(product) for _ in range(8))
+        fastest = min(timed(product) for _ in range(8))
         best = max(best, side**3 / fastest)
     return best
 
@@ -157,16 +150,3 @@ def _sides(sizes: str) -> list[int]:
         if not all(GENERATORS[model].rule.accepts(side, side) for model in MODELS):
             raise typer.BadParameter(f"{side} is no size for all networks; {accepted}")
     return sides
-
-
-def _time(run: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
-
-
-def _machine(device: str) -> str:
-    if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
