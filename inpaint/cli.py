@@ -36,6 +36,7 @@ COMMANDS = {
     "export": Command("training.commands:export", "Make a checkpoint from a training run."),
     "classify": Command("training.classify:classify", "Name the classes of photographs."),
     "bench fill": Command("worker.bench:fill", "Time generators as served against plain fp32."),
+    "bench train": Command("training.bench:train", "Time a training step of each system."),
     "bench serve": Command("service.bench:serve", "Time what the service adds around the model."),
 }
 GROUPS = {"bench": "Measure speed and memory.", "train": "Train a generator."}
