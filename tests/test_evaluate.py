@@ -21,7 +21,7 @@ from models import checkpoint
 from models.filler import TorchFiller
 from models.registry import create
 from models.tensors import to_image
-from training import evaluate, features, frechet, lpips, plots, scoring
+from training import evaluate, features, frechet, inception, lpips, plots, scoring
 
 SIDE = 64
 
@@ -242,6 +242,28 @@ def test_frechet_distances_are_those_of_each_models_results(feature_folder):
         assert found["gray"]["40-50"][score] != pytest.approx(expected, rel=0.01)
 
 
+def test_the_distance_over_inception_is_the_fid_of_the_results():
+    torch.manual_seed(2)
+    network = inception.InceptionV3()
+    for weight in network.parameters():
+        if weight.ndim == 4:  # as drawn by default, nothing would reach the features
+            torch.nn.init.kaiming_normal_(weight, nonlinearity="relu")
+    photographs = {f"{seed}": np.array(picture(seed, (SIDE, SIDE))) for seed in range(2)}
+    holes = {"40-50": [top_rows(0.45)]}
+    found = evaluate.evaluate(
+        photographs, holes, {"white": Paint(255)}, {}, pooled={"inception": network}
+    )
+    real, white = frechet.Statistics(), frechet.Statistics()
+    for photograph in photographs.values():
+        painted = np.where(holes["40-50"][0][..., None], np.uint8(255), photograph)
+        real.add(network(to_image(photograph[None])))
+        white.add(network(to_image(painted[None])))
+    row = found["white"]["40-50"]
+    assert list(row) == ["n", *evaluate.MEANS, "fid"]
+    assert row["fid"] == pytest.approx(frechet.distance(real, white), rel=1e-3)
+    assert row["fid"] > 1
+
+
 def test_scores_are_the_same_whatever_is_done_at_the_same_time(tiny, feature_folder):
     photographs = {f"{seed}": np.array(picture(seed, (SIDE, SIDE))) for seed in range(5)}
     holes = {"20-30": [top_rows(0.25), top_rows(0.28)], "30-40": [top_rows(0.35)]}
@@ -295,6 +317,9 @@ def test_the_table_marks_the_best_of_each_bucket_and_says_what_was_not_measured(
     assert "lpips_alex: not measured" in text
     assert "lpips, " not in text
     assert "frechet: too large while n is small" in text
+    both = {"one": {"01-10": row | {"fid": 123.456}}}
+    assert "fid, frechet: too large while n is small" in shown(both)
+    assert "\x1b[1m123.5\x1b[0m" in shown(both)
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -388,11 +413,21 @@ def scored(capsys, *arguments):
     return ended.value.code, " ".join(capsys.readouterr().err.split())
 
 
-def test_a_feature_network_that_is_not_built_in_is_refused_by_name(photographs, masks, capsys):
+def test_an_unknown_feature_network_is_refused_by_name(photographs, masks, capsys):
     folders = ("--data", photographs, "--masks", masks, "--features", photographs)
-    code, said = scored(capsys, *folders, "--frechet", "inception")
+    code, said = scored(capsys, *folders, "--frechet", "fid")
     assert code == 2
-    assert "'inception' is none of squeeze, alex, vgg16, vgg19" in re.sub(r"[│ ]+", " ", said)
+    said = re.sub(r"[│ ]+", " ", said)
+    assert "'fid' is none of squeeze, alex, vgg16, vgg19, inception." in said
+
+
+def test_a_fid_without_inceptions_weights_is_refused_and_not_measured_otherwise(
+    photographs, masks, feature_folder, capsys
+):
+    folders = ("--data", photographs, "--masks", masks, "--features", feature_folder)
+    code, said = scored(capsys, *folders, "--frechet", "inception")
+    assert code == 1
+    assert "holds neither pt_inception-2015-12-05-6726825d.pth nor" in said
 
 
 @pytest.mark.parametrize("option", ["--json", "--csv", "--grid", "--study"])

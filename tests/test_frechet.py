@@ -83,6 +83,24 @@ def test_batches_give_the_mean_and_covariance_of_all_at_once():
     assert np.allclose(found.covariance(), np.cov(values, rowvar=False), rtol=1e-9)
 
 
+def test_features_that_were_kept_and_their_covariance_give_one_distance():
+    rng = np.random.default_rng(5)
+    a, b = (statistics(rng.normal(3, 1, (count, 30))) for count in (12, 20))
+    kept = frechet.distance(a, b)
+    for found in (a, b):
+        assert found.factor().shape == (found.count, 30)
+        found.covariance()
+        assert found.factor().shape == (30, 30)
+    assert frechet.distance(a, b) == pytest.approx(kept, rel=1e-6)
+
+
+def test_only_the_distance_over_inception_is_called_fid():
+    assert [frechet.score(network) for network in frechet.NETWORKS] == [
+        *(f"frechet ({network})" for network in ("squeeze", "alex", "vgg16", "vgg19")),
+        "fid",
+    ]
+
+
 def test_fewer_than_two_pictures_have_no_distance():
     one = statistics(np.zeros((1, 3)))
     with pytest.raises(ValueError, match="1 pictures have no covariance"):

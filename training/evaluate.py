@@ -166,7 +166,7 @@ def evaluate(
     fillers: Mapping[str, Filler],
     distances: Mapping[Trunk, LPIPS],
     *,
-    pooled: Mapping[str, frechet.Pooled] | None = None,
+    pooled: Mapping[str, frechet.Network] | None = None,
     workers: int = 1,
     progress: Callable[[], None] = lambda: None,
 ) -> Scores:
@@ -212,7 +212,7 @@ def evaluate(
     scores: Scores = {model: {} for model in fillers}
     for place, (model, bucket) in enumerate(keys):
         scores[model][bucket] = _mean(rows[model, bucket]) | {
-            f"frechet ({network})": frechet.distance(real, results[place])
+            frechet.score(network): frechet.distance(real, results[place])
             for network, (real, *results) in sets.items()
         }
     return scores
@@ -249,7 +249,7 @@ def compare(
     return rows
 
 
-def _look(network: frechet.Pooled, pictures: Sequence[Pixels]) -> Tensor:
+def _look(network: frechet.Network, pictures: Sequence[Pixels]) -> Tensor:
     with torch.no_grad():
         return torch.cat([network(image) for image in _images(pictures)])
 

@@ -162,8 +162,23 @@ def load_features(network: str, path: Path, taps: Sequence[str]) -> FeatureNetwo
         BadData: if a tensor is missing or has another shape.
     """
     trunk = FeatureNetwork(network, taps)
+    take_weights(trunk, path, f"{network} features, named as in torchvision")
+    return trunk
+
+
+def take_weights(network: nn.Module, path: Path, what: str) -> None:
+    """Give `network` its weights from `path`, which may hold more; `what` says what they are.
+
+    Raises:
+        BadData: if a tensor is missing or has another shape.
+    """
     weights = read_weights(path)
-    wanted = trunk.state_dict()
+    # Batch norms count batches only in training.
+    wanted = {
+        key: value
+        for key, value in network.state_dict().items()
+        if not key.endswith(published.COUNTER)
+    }
     faults = [
         f"{key} is {tuple(weights[key].shape)} and not {tuple(value.shape)}"
         if key in weights
@@ -173,8 +188,7 @@ def load_features(network: str, path: Path, taps: Sequence[str]) -> FeatureNetwo
     ]
     if faults:
         raise BadData(
-            f"{path} does not hold {network} features, named as in torchvision:"
+            f"{path} does not hold {what}:"
             f" {', '.join(faults[:4])}{', …' if len(faults) > 4 else ''}"
         )
-    trunk.load_state_dict({key: weights[key].float() for key in wanted})
-    return trunk
+    network.load_state_dict({key: weights[key].float() for key in wanted}, strict=False)

@@ -30,11 +30,8 @@ WIDER = 11  # characters more for each Fréchet distance
 
 def _networks(names: list[str] | None) -> list[str]:
     for name in names or []:
-        if name not in frechet.FILES:
-            raise typer.BadParameter(
-                f"{name!r} is none of {', '.join(frechet.FILES)}. Inception, and so FID, is not "
-                "built in."
-            )
+        if name not in frechet.NETWORKS:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(frechet.NETWORKS)}.")
     return list(dict.fromkeys(names or []))
 
 
@@ -53,7 +50,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--frechet",
-            help=f"Fréchet distance over {', '.join(frechet.FILES)} of --features; repeatable.",
+            help=f"Fréchet distance over {', '.join(frechet.NETWORKS)}; repeatable.",
             metavar="NETWORK",
             callback=_networks,
         ),
@@ -142,8 +139,9 @@ def table(scores: Scores) -> Table:
     caption = [f"{' and '.join(MORE_IS_BETTER)}: more is better, the others: less; bold: the best"]
     if missing := [name for name in MEANS if name not in measured]:
         caption += [f"{', '.join(missing)}: not measured, for want of --features"]
-    if set(measured) > set(MEANS) - set(missing):
-        caption += ["frechet: too large while n is small; comparable within this table only"]
+    if kinds := {name.partition(" ")[0] for name in measured if name not in MEANS}:
+        kind = ", ".join(sorted(kinds))
+        caption += [f"{kind}: too large while n is small; comparable within this table only"]
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     shown.caption = "\n".join(caption)
     shown.add_column("model", overflow="fold", min_width=15)
@@ -171,7 +169,7 @@ def _number(value: float | int | None) -> float:
 
 
 def _cell(name: str, value: float, best: float) -> str:
-    form = ".2f" if name == "psnr" else "#.4g" if name.startswith("frechet") else ".4f"
+    form = ".2f" if name == "psnr" else ".4f" if name in MEANS else "#.4g"
     text = format(value, form).rstrip(".")
     return f"[bold]{text}[/bold]" if value == best else text
 
