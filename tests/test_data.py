@@ -102,6 +102,14 @@ def test_a_large_photograph_is_scaled_down_once(tmp_path):
     assert found.pixels[0].shape == (22, 30, 3)
 
 
+@pytest.mark.parametrize("folder", ["empty", "nowhere"])
+def test_a_folder_of_masks_without_images_is_refused(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert data.files_in(None) == ()
+    with pytest.raises(BadData, match=f"{folder} holds no image files"):
+        data.files_in(tmp_path / folder)
+
+
 def test_a_folder_without_photographs_is_refused(tmp_path):
     with pytest.raises(BadData, match="no readable photographs in"):
         data.read([tmp_path], longest=100)

@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training import loop, state
+from inpaint.errors import StartFailed
+from training import distributed, loop, state
 from training.recipe import load
 from training.trainer import Sources
 
@@ -212,6 +213,21 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused_by_name(folder, photogr
         assert code == 1
         assert "recipe tiny: a batch of 3 cannot be shared evenly by 2 ranks" in errors
         assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "said"),
+    [
+        ("cpu", {"WORLD_SIZE": "2"}, "the ranks cannot be joined: .*RANK"),
+        ("cuda", {"WORLD_SIZE": "2"}, "the ranks cannot be joined: 'LOCAL_RANK'"),
+        ("cuda:1", {"WORLD_SIZE": "1"}, "name --device cuda and not cuda:1"),
+    ],
+)
+def test_ranks_that_cannot_be_joined_are_refused(device, given, said, monkeypatch):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StartFailed, match=said), distributed.ranks(device):
+        raise AssertionError("joined")
 
 
 def wait_for_a_state(out, processes):

@@ -72,7 +72,13 @@ def test_an_unknown_key_of_a_part_is_refused_by_name(write):
     [
         ("[holes]\nlargest = 'half'\n", "holes.largest"),
         ("[holes]\nlargest = 1.5\n", "holes.largest"),
+        ("[holes]\nsmallest = 0.7\n", "holes.smallest is larger than holes.largest"),
         ("[losses]\nmode = 'papr'\n", "losses.mode"),
+        ("[losses]\nobjective = 'hinge'\n", "losses.objective"),
+        ("[losses]\nblur_kernel = 70\n", "losses.blur_kernel is 70; it must be odd"),
+        ("[features]\nstyle_taps = []\n", "features.style_taps"),
+        ("[discriminator]\nkind = 'patch'\n", "discriminator.kind"),
+        ("[discriminator]\nkind = 'context-conditioned'\n", "losses.part must be 'centre'"),
         ("[discriminator]\nchannels = 2.5\n", "discriminator.channels"),
         ("[[stages]]\nsteps = 0\nsize = 64\nbatch = 1\nlearning_rate = 1e-3\n", "stages.2.steps"),
     ],
@@ -80,6 +86,16 @@ def test_an_unknown_key_of_a_part_is_refused_by_name(write):
 def test_a_wrong_value_is_refused_by_name(wrong, named, write):
     with pytest.raises(BadRecipe, match=named):
         recipe.load(write(SMALL + wrong))
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [("betas = [0.5, 1.0]", "betas.1"), ("average = 1.0", "average"), ("labelled = 2", "labelled")]
+    + [("log_every = 30", "save_every is not a multiple of log_every")],
+)
+def test_a_wrong_value_of_the_whole_is_refused_by_name(key, named, write):
+    with pytest.raises(BadRecipe, match=named):
+        recipe.load(write(f"{key}\n{SMALL}"))
 
 
 def test_every_fault_is_named_at_once(write):

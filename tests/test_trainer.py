@@ -303,7 +303,11 @@ def test_perceptual_losses_look_through_the_given_features(tmp_path):
     wanted = a_recipe(losses={"perceptual": 0.1, "style": 10.0})
     with pytest.raises(BadData, match="name squeeze weights with --features"):
         Trainer(wanted, NOWHERE)
-    found = Trainer(wanted, replace(NOWHERE, features=path)).step(a_batch(), 0)
+    given = replace(NOWHERE, features=path)
+    taps = wanted.features.model_copy(update={"style_taps": ("relu1_1",)})
+    with pytest.raises(BadRecipe, match="recipe tiny: squeeze has no tap"):
+        Trainer(wanted.model_copy(update={"features": taps}), given)
+    found = Trainer(wanted, given).step(a_batch(), 0)
     assert found["perceptual"] > 0
     assert found["style"] > 0
 
@@ -317,6 +321,7 @@ def test_perceptual_losses_look_through_the_given_features(tmp_path):
         ({"size": 36}, "36x36 breaks SizeRule"),
         ({"discriminator": {"kind": "whole"}}, "whole cannot judge 32 px; it takes 64, 128"),
         ({"losses": {"part": "centre"}}, "spectral-patch cannot judge 16 px"),
+        ({"losses": {"classes": 1.0}}, "spectral-patch with 2 classes; only shared-trunk has them"),
         (
             {
                 "size": 128,
@@ -330,7 +335,7 @@ def test_perceptual_losses_look_through_the_given_features(tmp_path):
 )
 def test_what_no_network_can_be_built_for_is_refused(wrong, said):
     with pytest.raises(BadRecipe, match=f"recipe tiny: .*{said}"):
-        Trainer(a_recipe(**wrong), NOWHERE)
+        Trainer(a_recipe(**wrong), NOWHERE, classes=2)
 
 
 # --- the shipped recipes ----------------------------------------------------------------------

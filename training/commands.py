@@ -16,7 +16,7 @@ from models.checkpoint import Header
 from models.registry import create
 
 from . import classify, distributed, loop, state
-from . import data as photographs
+from .data import files_in
 from .options import Device, Threads, make_folder
 from .recipe import Recipe, load
 from .trainer import Sources
@@ -62,8 +62,8 @@ def train(
         sources = Sources(
             data=tuple(data),
             features=features,
-            masks=tuple(photographs.image_files(masks)) if masks else (),
-            silhouettes=tuple(photographs.image_files(silhouettes)) if silhouettes else (),
+            masks=files_in(masks),
+            silhouettes=files_in(silhouettes),
             labels=labels,
             init=init,
             device=own_device,

@@ -45,6 +45,19 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if not path.is_dir())
 
 
+def files_in(folder: Path | None) -> tuple[Path, ...]:
+    """Return the image files under a folder that a user may name; without it there are none.
+
+    Raises:
+        BadData: if it holds none.
+    """
+    if folder is None:
+        return ()
+    if not (found := image_files(folder)):
+        raise BadData(f"{folder} holds no image files")
+    return tuple(found)
+
+
 def _files(source: Path, skipped: list[str]) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of each image of a folder (its tar shards included) or of one shard."""
     shards = [source] if source.is_file() else sorted(source.rglob("*.tar"))

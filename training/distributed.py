@@ -32,12 +32,12 @@ def ranks(device: str) -> Iterator[str]:
         raise StartFailed(
             f"with torchrun, name --device cuda and not {device}: each rank has its own."
         )
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    except (RuntimeError, ValueError) as error:
+        if device == "cuda":
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        dist.init_process_group("gloo" if device == "cpu" else "nccl")
+    except (KeyError, RuntimeError, ValueError) as error:
         raise StartFailed(f"the ranks cannot be joined: {error}") from error
     try:
         yield device

@@ -77,6 +77,7 @@ def feature_network(recipe: Recipe, weights: Path | None) -> FeatureNetwork | No
     """Return the network behind the perceptual losses; None for a recipe without them.
 
     Raises:
+        BadRecipe: if the network has no such taps.
         BadData: if the file of weights is not given, or not that network's.
     """
     wanted = recipe.features
@@ -87,4 +88,7 @@ def feature_network(recipe: Recipe, weights: Path | None) -> FeatureNetwork | No
             f"the recipe has perceptual losses: name {wanted.network} weights with --features"
         )
     taps = dict.fromkeys((*wanted.perceptual_taps, *wanted.style_taps))
-    return load_features(wanted.network, weights, list(taps))
+    try:
+        return load_features(wanted.network, weights, list(taps))
+    except ValueError as error:
+        raise BadRecipe(f"recipe {recipe.name}: {error}") from error

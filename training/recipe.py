@@ -16,6 +16,8 @@ from .losses import MaskMode, Objective
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Taps = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Part(BaseModel):
@@ -52,8 +54,8 @@ class Features(Part):
     """The fixed network behind the perceptual and style losses."""
 
     network: Literal["squeeze", "vgg16", "vgg19"] = "squeeze"
-    perceptual_taps: tuple[str, ...] = ("conv1", "fire3", "fire5", "fire7")
-    style_taps: tuple[str, ...] = ("conv1", "fire3", "fire5", "fire7")
+    perceptual_taps: Taps = ("conv1", "fire3", "fire5", "fire7")
+    style_taps: Taps = ("conv1", "fire3", "fire5", "fire7")
     scale: bool = True  # divide activations by the target's root mean square
 
 
@@ -75,7 +77,7 @@ class Losses(Part):
     feature_matching: Weight = 1.0
     classes: Weight = 0.0  # cross-entropy of the discriminator's class head, on labelled images
     mode: MaskMode = "paper"  # SM-PatchGAN's targets
-    blur_kernel: int = Field(default=71, ge=1)  # pixels, odd
+    blur_kernel: int = Field(default=71, ge=1)  # pixels, odd: it has a centre
     blur_sigma: float = Field(default=10.0, gt=0)  # pixels
 
 
@@ -112,15 +114,11 @@ class Recipe(Part):
     source: str = ""
     trained: int = 256  # the size that the checkpoint's rule names, pixels
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    betas: tuple[float, float] = (0.5, 0.99)
+    betas: tuple[Decay, Decay] = (0.5, 0.99)
     warmup: int = Field(default=200, ge=0)  # steps of rising learning rate
     clip: float = Field(default=1.0, ge=0)  # the largest norm of a gradient; 0: any
-    average: float = Field(
-        default=0.999, ge=0, lt=1
-    )  # decay of the averaged weights; 0: no averaging
-    labelled: Share = (
-        0.5  # of each batch, where there are labels; the rest is drawn from everything
-    )
+    average: Decay = 0.999  # of the averaged weights; 0: no averaging
+    labelled: Share = 0.5  # of each batch, where there are labels; the rest is drawn from all
     save_every: int = Field(default=200, ge=1)  # steps
     log_every: int = Field(default=20, ge=1)
     sample_every: int = Field(default=1000, ge=1)
@@ -133,10 +131,15 @@ class Recipe(Part):
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _lines_end_where_states_do(self) -> Self:
-        """A kill then loses no half of a line of scalars."""
-        if self.save_every % self.log_every:
+    def _values_agree(self) -> Self:
+        if self.save_every % self.log_every:  # a kill would lose half of a line of scalars
             raise ValueError("save_every is not a multiple of log_every")
+        if self.losses.blur_kernel % 2 == 0:
+            raise ValueError(f"losses.blur_kernel is {self.losses.blur_kernel}; it must be odd")
+        if self.holes.smallest > self.holes.largest:
+            raise ValueError("holes.smallest is larger than holes.largest")
+        if self.discriminator.kind == "context-conditioned" and self.losses.part != "centre":
+            raise ValueError("context-conditioned judges a part: losses.part must be 'centre'")
         return self
 
     @property

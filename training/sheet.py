@@ -4,7 +4,6 @@ A row for each kind, or rows of one recipe's mixture; at its left the mean share
 the holes of the row cover.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,7 @@ from inpaint.errors import BadData
 from inpaint.mask import Hole
 
 from . import plots
-from .data import image_files
+from .data import files_in
 from .holes import KINDS, draw
 from .recipe import Holes, load
 
@@ -40,7 +39,7 @@ def draw_sheet(
     size: Annotated[int, typer.Option(help="Side of a hole's square, pixels.", min=64)] = 128,
 ) -> None:
     """Draw a sheet of training holes: a row for each kind, or a recipe's mixture."""
-    files, objects = _files(masks), _files(silhouettes)
+    files, objects = files_in(masks), files_in(silhouettes)
     if recipe is not None:
         rows = [("mixture", load(recipe).holes)] * MIXED
     else:
@@ -65,15 +64,6 @@ def draw_sheet(
     except OSError as error:
         raise BadData(f"the sheet {sheet} cannot be written: {error.strerror}") from error
     typer.echo(f"{len(rows) * ACROSS} holes: {sheet}")
-
-
-def _files(folder: Path | None) -> Sequence[Path]:
-    if folder is None:
-        return ()
-    found = image_files(folder)
-    if not found:
-        raise BadData(f"{folder} holds no image files")
-    return found
 
 
 def _only(kind: str) -> Holes:
