@@ -38,6 +38,7 @@ learning_rate = 1e-3
 """
 
 
+@pytest.mark.slow
 def test_figures_are_printed_and_written_as_json(tmp_path, capsys):
     for name in ("aotgan", "aotgan-compact"):
         (tmp_path / f"{name}.toml").write_text(TINY.replace("ARCHITECTURE", name))

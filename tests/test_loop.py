@@ -201,6 +201,7 @@ def test_an_interrupted_run_saves_says_so_and_goes_on(recipe_file, photographs, 
     assert [line["step"] for line in scalars(out)] == list(range(2, even + 9, 2))
 
 
+@pytest.mark.slow
 def test_a_run_with_dropout_goes_on_bit_for_bit(recipe, sources, tmp_path):
     stage = {"steps": 4, "size": 64, "batch": 2, "learning_rate": 1e-3}
     changes = {"architecture": "ccgan", "generator": {"width": 2}, "log_every": 1, "save_every": 1}
@@ -289,6 +290,7 @@ def test_a_finished_run_started_again_changes_nothing(recipe, sources, tmp_path)
     assert ((out / "state.pt").read_bytes(), (out / "scalars.jsonl").read_bytes()) == before
 
 
+@pytest.mark.slow
 def test_a_prolonged_recipe_goes_on_and_another_one_is_refused(recipe, sources, tmp_path):
     out = tmp_path / "run"
     loop.train(shortened(recipe, 4), sources, out)
@@ -306,6 +308,7 @@ def test_lines_behind_the_saved_step_are_cut_off(tmp_path):
     assert path.read_text() == '{"step": 2, "a": 1}\n{"step": 4, "a": 2}\n'
 
 
+@pytest.mark.slow
 def test_training_lowers_the_error_in_the_hole(recipe, sources, tmp_path):
     stage = recipe.stages[0].model_copy(update={"steps": 180})
     longer = recipe.model_copy(update={"stages": (stage,), "sample_every": 1000, "log_every": 10})

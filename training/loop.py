@@ -67,8 +67,10 @@ def train(
                 if first:
                     progress(run.step, recipe.steps, run.rate)
                     run.write()
-                if distributed.any_of(asked.is_set(), run.trainer.device):
-                    run.end_early()  # of all ranks, behind the same step
+                # all ranks, behind the same step
+                asked_for = distributed.any_of(asked.is_set(), run.trainer.device)
+                if asked_for and run.step < recipe.steps:
+                    run.end_early()
     finally:
         run.loader.close()
     return out
