@@ -234,15 +234,3 @@ def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
         root, number, leaf = key.split(".")
         renamed[f"{roots.get(root, root)}.{number}.{leaves.get(leaf, leaf)}"] = value
     return renamed
-
-
-class PatchDiscriminator(nn.Module):
-    """The kind "spectral-patch" under its former name, for the loop; gone with its next version."""
-
-    def __init__(self, channels: int = 64) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(*_spectral_patch(channels))
-
-    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return logits and activations."""
-        return _walk(self.conv, image)

@@ -190,20 +190,6 @@ def adversarial_generator(
     return (error * mask).sum() / (area + TINY)
 
 
-def soft_patch_discriminator(
-    real: Tensor, fake: Tensor, mask: Tensor, *, blurred: Tensor, mode: MaskMode
-) -> Tensor:
-    """Soft-mask `adversarial_discriminator` under a former name; gone with the next loop."""
-    target_real, target_fake = (1.0, 1 - blurred) if mode == "paper" else (0.0, blurred)
-    real_error = (_to_mask_size(real, mask) - target_real).square().mean()
-    return real_error + (_to_mask_size(fake, mask) - target_fake).square().mean()
-
-
-def soft_patch_generator(fake: Tensor, mask: Tensor, *, mode: MaskMode) -> Tensor:
-    """Soft-mask `adversarial_generator` under a former name; gone with the next loop."""
-    return adversarial_generator("soft-mask", fake, mask, mode=mode)
-
-
 def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     """Mean over layers of mean |D_i(fake) - D_i(real)|: arXiv:1711.11585, equation 4."""
     layers = [(f - r.detach()).abs().mean() for f, r in zip(fake, real, strict=True)]
