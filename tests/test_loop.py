@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inpaint.errors import BadData, BadRecipe
+from inpaint.errors import BadCheckpoint, BadData, BadRecipe
 from models import checkpoint
 from models.registry import create
 from training import commands, data, loop, state
@@ -387,6 +387,34 @@ def test_scores_are_kept_in_the_header(recipe, sources, tmp_path):
 def test_a_folder_without_a_state_cannot_be_exported(tmp_path):
     with pytest.raises(BadData, match="holds no training state"):
         commands.export(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"tiny": 3}', "{", None])
+def test_scores_that_are_none_are_refused_by_name(text, recipe, sources, tmp_path):
+    run = loop.train(shortened(recipe, 1), sources, tmp_path / "run")
+    if text is not None:
+        (tmp_path / "scores.json").write_text(text)
+    with pytest.raises(BadData, match=r"scores .*scores.json (are not what|cannot be read)"):
+        commands.export(run, tmp_path, scores=tmp_path / "scores.json")
+
+
+def test_a_state_of_something_else_cannot_be_exported(recipe, sources, tmp_path):
+    run = loop.train(shortened(recipe, 1), sources, tmp_path / "run")
+    whole = state_of(run)
+    for strange in ([1], {}, {"recipe": "{}"}, {**whole, "averaged": {}}):
+        state.save(run, strange)
+        with pytest.raises(BadData, match=r"state.pt is not of this run and version: .+; use"):
+            commands.export(run, tmp_path)
+
+
+def test_weights_that_float16_cannot_hold_are_not_exported_so(recipe, sources, tmp_path):
+    run = loop.train(shortened(recipe, 1), sources, tmp_path / "run")
+    saved = state_of(run)
+    saved["averaged"]["head.bias"] += 1e6
+    state.save(run, saved)
+    with pytest.raises(BadCheckpoint, match=r"tiny.safetensors: not finite as torch.float16"):
+        commands.export(run, tmp_path)
+    commands.export(run, tmp_path, half=False)
 
 
 def test_init_begins_with_the_weights_of_a_checkpoint(recipe, sources, tmp_path):

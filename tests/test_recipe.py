@@ -70,6 +70,8 @@ def test_an_unknown_key_of_a_part_is_refused_by_name(write):
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
+        ("[losses]\nhole = inf\n", "losses.hole: .*finite"),
+        ("[discriminator]\nlearning_rate = nan\n", "discriminator.learning_rate"),
         ("[holes]\nlargest = 'half'\n", "holes.largest"),
         ("[holes]\nlargest = 1.5\n", "holes.largest"),
         ("[holes]\nsmallest = 0.7\n", "holes.smallest is larger than holes.largest"),

@@ -37,6 +37,29 @@ def test_a_damaged_state_is_refused_by_name(size, tmp_path):
         state.load(tmp_path, CPU)
 
 
+class Code:
+    """What a pickle would run."""
+
+    def __reduce__(self):
+        return print, ("this was run",)
+
+
+def test_code_in_a_state_is_not_run_and_refused_in_one_line(tmp_path, capsys):
+    torch.save({"step": Code()}, tmp_path / state.FILE)
+    with pytest.raises(BadData, match=r"state.pt is damaged: .*; move it away") as refusal:
+        state.load(tmp_path, CPU)
+    assert "\n" not in refusal.value.detail
+    assert capsys.readouterr().out == ""
+
+
+def test_a_state_that_cannot_be_written_leaves_nothing_beside_the_last_one(tmp_path):
+    state.save(tmp_path, {"step": 1})
+    with pytest.raises(AttributeError):
+        state.save(tmp_path, {"step": lambda: 2})  # nothing that can be written
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    assert state.load(tmp_path, CPU) == {"step": 1}
+
+
 def test_averaged_weights_follow_at_once_and_slowly_later():
     averaged = {"w": torch.zeros(2), "count": torch.tensor(0)}
     current = {"w": torch.ones(2), "count": torch.tensor(5)}

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from inpaint.errors import BadData
+from inpaint.errors import BadCheckpoint, BadData
 from models import checkpoint
 from models.checkpoint import Header
 from models.registry import create
@@ -28,7 +28,9 @@ def train(
         list[Path],
         typer.Option(help="Folder of photographs or tar shards, or a shard; repeatable."),
     ],
-    out: Annotated[Path | None, typer.Option(help="The run's folder [default: runs/NAME].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")
+    ] = None,
     features: Annotated[
         Path | None, typer.Option(help="Weights of the recipe's feature network, safetensors.")
     ] = None,
@@ -98,33 +100,56 @@ def export(
     saved = state.load(run, torch.device("cpu"))
     if saved is None:
         raise BadData(f"{run} holds no training state ({state.FILE})")
-    if classifier is not None:
-        classify.save_classifier(classifier, classify.of_run(saved))
-        typer.echo(f"{classifier}: {', '.join(saved['classes'])}")
-    recipe = Recipe.model_validate_json(saved["recipe"])
-    generator = create(recipe.architecture, recipe.generator)
-    generator.load_state_dict(saved["averaged"] if recipe.average else saved["generator"])
-    facts = {
-        "recipe": recipe.model_dump(mode="json"),
-        "data": recipe.data,
-        "images": saved["images"],
-        "steps": saved["step"],
-        "hours": round(saved["seconds"] / 3600, 2),
-        "device": saved["device"],
-        "torch": torch.__version__,
-    }
+    with state.naming(run):
+        recipe = Recipe.model_validate_json(saved["recipe"])
+        generator = create(recipe.architecture, recipe.generator)
+        generator.load_state_dict(saved["averaged"] if recipe.average else saved["generator"])
+        facts = {
+            "recipe": recipe.model_dump(mode="json"),
+            "data": recipe.data,
+            "images": saved["images"],
+            "steps": saved["step"],
+            "hours": round(saved["seconds"] / 3600, 2),
+            "device": saved["device"],
+            "torch": torch.__version__,
+        }
+        head = classify.of_run(saved) if classifier is not None else None
+    if classifier is not None and head is not None:
+        classify.save_classifier(classifier, head)
+        typer.echo(f"{classifier}: {', '.join(head.header.classes)}")
     header = Header.of(
         generator,
         name=recipe.name,
         license=recipe.license,
         license_note=recipe.license_note,
         training=facts,
-        scores=json.loads(scores.read_text()).get(recipe.name, {}) if scores else {},
+        scores=_scores(scores, recipe.name) if scores else {},
     )
     rule = type(generator.rule)(**{**vars(generator.rule), "trained": recipe.trained})
     source = recipe.source or header.source
     header = header.model_copy(update={"rule": rule, "source": source})
     path = make_folder(out) / f"{recipe.name}{checkpoint.SUFFIX}"
     dtype = torch.float16 if half else torch.float32
-    checkpoint.save(path, generator, header, dtype=dtype)
+    try:
+        checkpoint.save(path, generator, header, dtype=dtype)
+    except ValueError as error:  # weights that are not finite, or not as float16
+        raise BadCheckpoint(str(error)) from error
+    except OSError as error:
+        raise BadData(f"{path} cannot be written: {error.strerror}") from error
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {saved['step']} steps")
+
+
+def _scores(path: Path, name: str) -> dict[str, object]:
+    """Return a model's scores out of the JSON of `inpaint eval`; none where it was not scored.
+
+    Raises:
+        BadData: if the file holds something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadData(f"scores {path} cannot be read: {error}") from error
+    own = found.get(name, {}) if isinstance(found, dict) else None
+    if not isinstance(own, dict):
+        raise BadData(f"scores {path} are not what `inpaint eval --json` writes")
+    return own

@@ -70,7 +70,10 @@ def _files(source: Path, skipped: list[str]) -> Iterator[tuple[str, bytes]]:
                         if file is not None:
                             yield f"{shard.name}:{member.name}", file.read()
         except (tarfile.TarError, OSError) as error:
-            raise BadData(f"shard {shard} cannot be read: {error}") from error
+            reason = (
+                str(error).partition("\n")[0].removesuffix(":")
+            )  # a line per compression follows
+            raise BadData(f"shard {shard} cannot be read: {reason}") from error
     if source.is_dir():
         for path in image_files(source):
             name = path.relative_to(source).as_posix()

@@ -26,7 +26,7 @@ from typing import Any  # states of optimizers are nested dicts
 import numpy as np
 import torch
 
-from inpaint.errors import BadData, BadRecipe
+from inpaint.errors import BadRecipe
 from models import tensors
 
 from . import data, distributed, labels, plots, state
@@ -132,12 +132,12 @@ class _Run:
         self.out.mkdir(parents=True, exist_ok=True)
         saved = state.load(self.out, torch.device(sources.device))
         if saved is not None:
-            with self._naming_the_state():
+            with state.naming(self.out):
                 _same_run(saved["recipe"], recipe)
         self._read(saved)
         self.trainer = Trainer(recipe, sources, len(self.classes))
         if saved is not None:
-            with self._naming_the_state():
+            with state.naming(self.out):
                 self.trainer.restore(saved)
                 self.step, self.images = saved["step"], saved["images"]
                 self.seconds = saved["seconds"]
@@ -169,17 +169,6 @@ class _Run:
             masks=sources.masks,
             silhouettes=sources.silhouettes,
         )
-
-    @contextmanager
-    def _naming_the_state(self) -> Iterator[None]:
-        """Refuse what a state holds that was not made by this run, and say which file it is."""
-        try:
-            yield
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise BadData(
-                f"training state {self.out / state.FILE} is not of this run and version: "
-                f"{str(error).splitlines()[0]}; use another --out"
-            ) from error
 
     def advance(self) -> None:
         """Take one step.

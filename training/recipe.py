@@ -21,9 +21,9 @@ Taps = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Part(BaseModel):
-    """Frozen, and strict about names."""
+    """Frozen, and strict about names; no number is infinite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Crops(Part):

@@ -1,6 +1,8 @@
 """What a run needs to go on after it was killed, bit for bit. Never served: checkpoints are."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,11 +18,14 @@ FILE = "state.pt"
 def save(folder: Path, state: dict[str, Any]) -> None:  # Any: optimizer states are nested dicts
     """Write the state under a temporary name, force it to disk, and rename it over the last one."""
     temporary = folder / f".{FILE}.{os.getpid()}"
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / FILE)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / FILE)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
@@ -35,10 +40,32 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
+        reason = _first_line(error) or "it is empty"
         raise BadData(
-            f"training state {path} is damaged: {error}; move it away to start anew"
+            f"training state {path} is damaged: {reason}; move it away to start anew"
         ) from error
     return state
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Refuse what the folder's state holds that was made otherwise, and say which file it is.
+
+    Raises:
+        BadData: in the place of what strange keys, types and shapes raise.
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise BadData(
+            f"training state {folder / FILE} is not of this run and version: "
+            f"{_first_line(error)}; use another folder"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says first: PyTorch's are followed by advice to programmers."""
+    return str(error).partition("\n")[0]
 
 
 def average(
