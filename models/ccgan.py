@@ -18,6 +18,7 @@ from inpaint.highres import SizeRule
 
 from .context_encoder import PUBLISHED_EPSILON
 from .generator import Generator
+from .tensors import known_colour
 
 DROPOUT = 0.5
 QUARTER = 0.25  # of the side: the low resolution
@@ -139,8 +140,6 @@ def low_resolution(visible: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B,3,H/4,W/4) in [-1, 1], by the antialiased bicubic interpolation of the published code.
     """
-    image, hole = visible.float(), mask.float()  # half-precision sums are too coarse
-    known = (1 - hole).sum((2, 3), keepdim=True).clamp(min=1)
-    mean = image.sum((2, 3), keepdim=True) / known  # (B,3,1,1)
-    small = F.interpolate(image + mean * hole, scale_factor=QUARTER, mode="bicubic", antialias=True)
+    image = visible.float() + known_colour(visible, mask) * mask.float()
+    small = F.interpolate(image, scale_factor=QUARTER, mode="bicubic", antialias=True)
     return small.clamp(-1, 1).to(visible.dtype)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from inpaint.highres import SizeRule
 
 from .generator import Generator
+from .tensors import known_colour
 
 SIDE = 128  # pixels, seen by all but the channel-wise form
 PART = slice(SIDE // 4, 3 * SIDE // 4)  # the central half, which is predicted
@@ -43,7 +44,8 @@ class CentreContextEncoder(Generator):
     """Encoder, bottleneck and decoder for the central 64 of 128 pixels.
 
     The prediction stands in the centre of the fill; the fill's rim is what was visible. Known
-    pixels of the centre are never seen: training has none.
+    pixels of the centre are never seen: training has none. Nor has it holes around the centre:
+    there they take the mean colour of what is known, lest the hole's own colour count as a subject.
     """
 
     @dataclass(frozen=True)
@@ -72,14 +74,14 @@ class CentreContextEncoder(Generator):
 
     def generate(self, visible: Tensor, mask: Tensor) -> Tensor:
         """Return the fill (B,3,128,128)."""
-        blank = mask.clone()
-        if self.config.bottleneck == "strided":
-            inner = slice(PART.start + OVERLAP, PART.stop - OVERLAP)
-            blank[..., inner, inner] = 1
-            shown = _painted(visible, blank, MEAN_COLOUR)
-        else:
-            blank[..., PART, PART] = 1
-            shown = _painted(visible, blank, WHITE)
+        strided = self.config.bottleneck == "strided"
+        inset = OVERLAP if strided else 0
+        inner = slice(PART.start + inset, PART.stop - inset)
+        blank = torch.zeros_like(mask)
+        blank[..., inner, inner] = 1
+        unseen = torch.maximum(mask, blank)
+        colour = known_colour(visible * (1 - unseen), unseen).to(visible.dtype)
+        shown = _painted(visible + colour * mask, blank, MEAN_COLOUR if strided else WHITE)
         fill = visible.clone()
         fill[..., PART, PART] = self.main(shown)  # (B,3,64,64)
         return fill

@@ -26,3 +26,14 @@ def to_pixels(image: Tensor) -> NDArray[np.uint8]:
 def composite(image: Tensor, fill: Tensor, mask: Tensor) -> Tensor:
     """Return (B,3,H,W): the known region from `image`, the hole (mask 1) from `fill`."""
     return image * (1 - mask) + fill * mask
+
+
+def known_colour(visible: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean colour (B,3,1,1) of what is known, in float32; gray (0) where nothing is.
+
+    Args:
+        visible: (B,3,H,W) in [-1, 1], blanked to 0 in the hole.
+        mask: (B,1,H,W), 1 = hole.
+    """
+    known = (1 - mask.float()).sum((2, 3), keepdim=True).clamp(min=1)
+    return visible.float().sum((2, 3), keepdim=True) / known  # half-precision sums are too coarse
