@@ -264,6 +264,27 @@ def test_classes_keep_their_numbers_when_a_run_goes_on(recipe, photographs, tmp_
         loop.train(longer, sources, run)
 
 
+def test_a_folder_that_cannot_be_written_ends_the_run_with_its_name(recipe, sources, tmp_path):
+    (tmp_path / "samples").write_text("no folder")
+    with pytest.raises(BadData, match=f"{tmp_path} cannot be written: "):
+        loop.train(shortened(recipe, 1), sources, tmp_path)
+    assert state_of(tmp_path)["step"] == 1
+
+
+def test_two_runs_in_one_folder_are_refused(recipe, sources, tmp_path):
+    refused = []
+
+    def begin_another(step, steps, rate):
+        with pytest.raises(BadData, match=f"another run is at work in {tmp_path}; use another"):
+            loop.train(recipe, sources, tmp_path)
+        refused.append(step)
+
+    loop.train(shortened(recipe, 2), sources, tmp_path, progress=begin_another)
+    assert refused == [1, 2]
+    loop.train(shortened(recipe, 3), sources, tmp_path)
+    assert [line["step"] for line in scalars(tmp_path)] == [2, 3]
+
+
 def test_a_truncated_state_is_refused_before_any_photograph_is_read(recipe, tmp_path):
     (tmp_path / state.FILE).write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(BadData, match=r"training state .*state.pt is damaged"):

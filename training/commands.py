@@ -17,7 +17,7 @@ from models.registry import create
 
 from . import classify, distributed, loop, state
 from .data import files_in
-from .options import Device, Threads, make_folder
+from .options import Device, Threads, make_folder, writing
 from .recipe import Recipe, load
 from .trainer import Sources
 
@@ -131,11 +131,10 @@ def export(
     path = make_folder(out) / f"{recipe.name}{checkpoint.SUFFIX}"
     dtype = torch.float16 if half else torch.float32
     try:
-        checkpoint.save(path, generator, header, dtype=dtype)
+        with writing(path):
+            checkpoint.save(path, generator, header, dtype=dtype)
     except ValueError as error:  # weights that are not finite, or not as float16
         raise BadCheckpoint(str(error)) from error
-    except OSError as error:
-        raise BadData(f"{path} cannot be written: {error.strerror}") from error
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {saved['step']} steps")
 
 

@@ -12,12 +12,14 @@ SIGTERM let the step end and save. Of several ranks (training.distributed), the 
 reports.
 """
 
+import fcntl
 import json
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -26,10 +28,11 @@ from typing import Any  # states of optimizers are nested dicts
 import numpy as np
 import torch
 
-from inpaint.errors import BadRecipe
+from inpaint.errors import BadData, BadRecipe
 from models import tensors
 
 from . import data, distributed, labels, plots, state
+from .options import make_folder, writing
 from .recipe import Recipe
 from .trainer import NotFinite, Sources, Trainer
 
@@ -54,17 +57,26 @@ def train(
         progress: told step, steps in all, and images per second.
 
     Raises:
-        BadData, BadRecipe: for input that cannot be used, or a loss that is no longer a number.
+        BadData, BadRecipe: for input that cannot be used, a loss that is no longer a number, or a
+            disk that is full.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the state is saved.
     """
     first = distributed.rank() == 0
     run = _Run(recipe, sources, out, report if first else _ignore, first)
-    run.begin()
+    with writing(make_folder(out)), _alone(out) if first else nullcontext():
+        run.begin()
+        _go(run, progress)
+    return out
+
+
+def _go(run: "_Run", progress: Callable[[int, int, float], None]) -> None:
+    """Take a run that has begun to its end, or to where it is asked to stop."""
+    recipe = run.recipe
     try:
         with _asked_to_end() as asked:
             while run.step < recipe.steps:
                 run.advance()
-                if first:
+                if run.first:
                     progress(run.step, recipe.steps, run.rate)
                     run.write()
                 # all ranks, behind the same step
@@ -73,11 +85,27 @@ def train(
                     run.end_early()
     finally:
         run.loader.close()
-    return out
 
 
 def _ignore(line: str) -> None:
     """Report nothing."""
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder; the system lets them in when this process ends.
+
+    Raises:
+        BadData: if another one is at work in it.
+    """
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise BadData(f"another run is at work in {out}; use another --out") from error
+    finally:
+        os.close(folder)
 
 
 @contextmanager
@@ -129,7 +157,6 @@ class _Run:
                 f"recipe {recipe.name}: a batch of {uneven[0]} cannot be shared evenly by "
                 f"{distributed.count()} ranks"
             )
-        self.out.mkdir(parents=True, exist_ok=True)
         saved = state.load(self.out, torch.device(sources.device))
         if saved is not None:
             with state.naming(self.out):

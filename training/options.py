@@ -1,5 +1,7 @@
 """Options that several commands share, and the folders they write to."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -33,3 +35,16 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise BadData(f"the folder {folder} cannot be made: {error.strerror}") from error
     return folder
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Refuse what cannot be written, a full disk for example, by the name of the file or folder.
+
+    Raises:
+        BadData: in the place of what the disk raises.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BadData(f"{path} cannot be written: {error.strerror or error}") from error

@@ -21,7 +21,7 @@ from inpaint.errors import BadData
 from . import evaluate as protocol
 from . import frechet, lpips, plots, study
 from .evaluate import MEANS, Photographs, Scores
-from .options import Device, Threads, make_folder
+from .options import Device, Threads, make_folder, writing
 
 MORE_IS_BETTER = ("psnr", "ssim")
 NARROWEST = 69  # characters of the table; rich would leave out the models' names to make it fit
@@ -111,15 +111,19 @@ def evaluate(
     console.width = max(console.width, NARROWEST + WIDER * len(pooled))
     console.print(table(scores), soft_wrap=False)
     if to_json:
-        to_json.write_text(json.dumps(scores, indent=1) + "\n")
+        with writing(to_json):
+            to_json.write_text(json.dumps(scores, indent=1) + "\n")
     if to_csv:
-        write_csv(scores, to_csv)
+        with writing(to_csv):
+            write_csv(scores, to_csv)
     if grid:
         titles = ["photograph", "masked", *fillers]
-        plots.grid(protocol.examples(photos.squares, holes, fillers), grid, titles=titles)
+        with writing(grid):
+            plots.grid(protocol.examples(photos.squares, holes, fillers), grid, titles=titles)
         console.print(f"results: {grid}")
     if to_study:
-        written = study.write(photos.squares, holes, fillers, pairs, to_study)
+        with writing(to_study):
+            written = study.write(photos.squares, holes, fillers, pairs, to_study)
         console.print(f"study: {to_study}, {written} pairs, {to_study.stat().st_size / 1e6:.1f} MB")
     if photos.skipped:
         console.print(f"{_counted(photos)}:")

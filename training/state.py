@@ -16,7 +16,11 @@ FILE = "state.pt"
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:  # Any: optimizer states are nested dicts
-    """Write the state under a temporary name, force it to disk, and rename it over the last one."""
+    """Write the state under a temporary name, force it to disk, and rename it over the last one.
+
+    Raises:
+        OSError: if it cannot be written; the last one is as it was.
+    """
     temporary = folder / f".{FILE}.{os.getpid()}"
     try:
         with temporary.open("wb") as file:
@@ -24,6 +28,8 @@ def save(folder: Path, state: dict[str, Any]) -> None:  # Any: optimizer states 
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / FILE)
+    except RuntimeError as error:  # what PyTorch's writer makes of a full disk
+        raise OSError(f"training state: {_first_line(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
