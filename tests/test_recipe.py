@@ -196,3 +196,19 @@ def test_a_small_recipe_differs_from_its_sibling_in_what_its_comment_says(path):
     assert changed <= said
     stage = small["stages"][-1]
     assert stage["final_rate"] < stage["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ('license = "CC0-1.0"', 'license = ""'),
+        ("warmup = 4", "warmup = 4\nseed = -1"),
+        ("warmup = 4", "warmup = 4\nseed = 9223372036854775808"),
+        ("warmup = 4", "warmup = 4\ntrained = 0"),
+        ("size = 32", "size = 100_000"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(line, wrong, write):
+    assert line in SMALL
+    with pytest.raises(BadRecipe, match=wrong.split("\n")[-1].split(" ")[0]):
+        recipe.load(write(SMALL.replace(line, wrong)))

@@ -317,6 +317,7 @@ def test_perceptual_losses_look_through_the_given_features(tmp_path):
     [
         ({"architecture": "aotgam"}, "unknown architecture 'aotgam'"),
         ({"generator": {"wdth": 8}}, "knows no wdth"),
+        ({"generator": {"width": 10**12}}, "can't allocate memory"),
         ({"architecture": "telea", "generator": {}}, "telea has no weights"),
         ({"size": 36}, "36x36 breaks SizeRule"),
         ({"discriminator": {"kind": "whole"}}, "whole cannot judge 32 px; it takes 64, 128"),

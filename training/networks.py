@@ -36,8 +36,9 @@ def first_generator(recipe: Recipe, init: Path | None) -> Generator:
                 share = stage.batch // distributed.count()
                 sides = stage.size, stage.size
                 trial(torch.empty(share, 3, *sides), torch.empty(share, 1, *sides))
-    except ValueError as error:
-        raise BadRecipe(f"recipe {recipe.name}: {error}") from error
+    except (ValueError, RuntimeError) as error:  # the second: memory, shapes
+        reason = str(error).partition("\n")[0]
+        raise BadRecipe(f"recipe {recipe.name}: {reason}") from error
     if init is not None:
         given, header = checkpoint.load(init)
         if header.architecture != recipe.architecture or asdict(given.config) != asdict(

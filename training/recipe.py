@@ -93,7 +93,7 @@ class Stage(Part):
     """A part of the run; stages follow one another."""
 
     steps: int = Field(ge=1)
-    size: int = Field(ge=16)  # side of the training square, pixels
+    size: int = Field(ge=16, le=4096)  # side of the training square, pixels
     batch: int = Field(ge=1)  # squares per step, of all ranks together
     learning_rate: float = Field(gt=0)  # of the generator, at the stage's start
     final_rate: float | None = Field(
@@ -107,12 +107,12 @@ class Recipe(Part):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     architecture: str
-    seed: int = 1
-    license: str  # SPDX identifier of the weights
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    license: str = Field(min_length=1)  # SPDX identifier of the weights
     license_note: str = ""
     data: str = ""  # what the photographs are, for the card
     source: str = ""
-    trained: int = 256  # the size that the checkpoint's rule names, pixels
+    trained: int = Field(default=256, ge=16)  # the size that the checkpoint's rule names, pixels
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     betas: tuple[Decay, Decay] = (0.5, 0.99)
     warmup: int = Field(default=200, ge=0)  # steps of rising learning rate
