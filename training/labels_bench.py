@@ -1,14 +1,14 @@
 """`inpaint bench labels`: do unlabelled images make up for labels that are missing?
 
-In: the digits that come with scikit-learn, and the recipe `ccgan-digits`. Out: accuracy on digits
-that were kept apart, for a class head trained on a share of the labels alone, with all other images
-beside them (CC-GAN, CC-GAN^2), and on all labels.
+In: drawn faces, and the recipe `ccgan-faces`. Out: accuracy on other faces, for a class head
+trained on a share of the labels alone, with all other images beside them (CC-GAN, CC-GAN^2), and on
+all labels.
 
 Every trial is a run of `training.loop` from files, with its own folder, as `inpaint train` does it;
 what differs between the arms are values of the recipe, and which labels the CSV file holds. All see
-the same number of labelled squares per step, and as many steps. The digits that are tested are the
-same in all trials; which of the others have labels, and all that is random in training, depends on
-the seed, and is the same in all arms.
+the same number of labelled squares per step, and as many steps. The faces that are seen and those
+that are tested are the same in all trials; which of those seen have labels, and all that is random
+in training, depends on the seed, and is the same in all arms.
 """
 
 import csv
@@ -31,17 +31,16 @@ from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from . import classify, data, loop, state
+from . import faces as drawn_faces
+from .faces import CLASSES
 from .labels import COLUMNS
 from .recipe import Recipe, load
 from .trainer import Sources
 
-SIDE = 64  # pixels: the smallest square that CCGAN takes
-TESTED = 0.3  # share of the digits that no run sees
-LEVELS = 16  # of scikit-learn's digits
+SEEN, TESTED = 2000, 1200  # faces
+SEEDS = 1, 2  # of what runs see, and of what they are tested on
 ALONE = "labels alone"
 ARMS = (ALONE, "CC-GAN", "CC-GAN^2", "all labels")
 
@@ -58,10 +57,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """An arm over all seeds; accuracies are shares of the digits tested."""
+    """An arm over all seeds; accuracies are shares of the faces tested."""
 
     arm: str
-    labelled: int  # digits
+    labelled: int  # faces
     unlabelled: int  # that the run sees too
     accuracies: tuple[float, ...]  # by seed
     mean: float
@@ -77,7 +76,7 @@ def labels(
         int | None, typer.Option(min=1, help="Steps of a run [default: the recipe's].")
     ] = None,
     share: Annotated[
-        float, typer.Option(min=0.01, max=0.9, help="Share of the digits that have labels.")
+        float, typer.Option(min=0.01, max=0.9, help="Share of the faces that have labels.")
     ] = 0.1,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write figures here.")
@@ -87,100 +86,84 @@ def labels(
     console = Console()
     trials = [Trial(arm, seed, share, steps) for seed in range(seeds) for arm in ARMS]
     with tempfile.TemporaryDirectory() as folder:
-        digits = Digits.written(Path(folder))
+        faces = Faces.written(Path(folder))
         accuracies: dict[str, list[float]] = {arm: [] for arm in ARMS}
-        for trial, accuracy in zip(trials, _run(trials, digits), strict=True):
+        for trial, accuracy in zip(trials, _run(trials, faces), strict=True):
             accuracies[trial.arm].append(accuracy)
             console.print(f"seed {trial.seed}, {trial.arm}: {accuracy:.4f}", highlight=False)
-    results = summary(accuracies, digits, share)
-    console.print(_table(results, share, digits))
+    results = summary(accuracies, faces, share)
+    console.print(_table(results, share, faces))
     if json_file is not None:
-        figures = {"share": share, "tested": len(digits.tested), "arms": list(map(asdict, results))}
+        figures = {"share": share, "tested": len(faces.tested), "arms": list(map(asdict, results))}
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _run(trials: Sequence[Trial], digits: "Digits") -> Iterator[float]:
+def _run(trials: Sequence[Trial], faces: "Faces") -> Iterator[float]:
     """Yield the accuracy of each trial, in order; as many run at a time as there are cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     context = get_context("spawn")  # a fork would share torch's threads
     with ProcessPoolExecutor(
         cores, context, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        yield from pool.map(accuracy_of, trials, [digits] * len(trials))
+        yield from pool.map(accuracy_of, trials, [faces] * len(trials))
 
 
-@dataclass(frozen=True)
-class Digits:
-    """The digits as files `NUMBER.png`, and which are for what.
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """The faces of the comparison.
 
     Attributes:
-        folder: where those lie that runs see.
-        classes: (N,), what each digit is.
-        seen: numbers of those.
-        tested: numbers of the others.
+        folder: where those lie that runs see, as files `NUMBER.png`.
+        seen: (N,), the class of each of them.
+        tested: pixels uint8 (S,S,3) of others.
+        truth: their classes.
     """
 
     folder: Path
-    classes: NDArray[np.int64]
     seen: NDArray[np.int64]
-    tested: NDArray[np.int64]
+    tested: list[data.Pixels]
+    truth: NDArray[np.int64]
 
     @classmethod
-    def written(cls, folder: Path) -> "Digits":
-        """Write what runs see and return it; the split is always the same, even over classes."""
-        classes = load_digits().target
-        seen, tested = train_test_split(
-            np.arange(len(classes)), test_size=TESTED, stratify=classes, random_state=0
-        )
-        digits = cls(folder / "digits", classes, np.sort(seen), np.sort(tested))
-        digits.folder.mkdir()
-        for number, square in zip(digits.seen, squares(digits.seen), strict=True):
-            Image.fromarray(square).save(digits.folder / f"{number}.png")
-        return digits
+    def written(cls, folder: Path) -> "Faces":
+        """Draw all faces and write those that runs see."""
+        drawn, seen = drawn_faces.faces(SEEN, SEEDS[0])
+        found = cls(folder / "faces", seen, *drawn_faces.faces(TESTED, SEEDS[1]))
+        found.folder.mkdir()
+        for number, pixels in enumerate(drawn):
+            Image.fromarray(pixels).save(found.folder / f"{number}.png")
+        return found
 
     def labelled(self, share: float, seed: int) -> NDArray[np.int64]:
-        """Return the numbers of the digits with labels: a share of those seen, of every class."""
-        if share == 1:
-            return self.seen
-        few, _ = train_test_split(
-            self.seen, train_size=share, stratify=self.classes[self.seen], random_state=seed
-        )
-        return np.sort(few)
+        """Return the numbers of the faces with labels: a share of those seen, of every class."""
+        rng = np.random.default_rng(seed)
+        of_class = [np.flatnonzero(self.seen == kind) for kind in range(len(CLASSES))]
+        few = [rng.permutation(numbers)[: round(share * len(numbers))] for numbers in of_class]
+        return np.sort(np.concatenate(few))
 
 
-def squares(numbers: Sequence[int] | NDArray[np.int64]) -> list[data.Pixels]:
-    """Return digits as pixels uint8 (SIDE,SIDE,3), white on black."""
-    found = []
-    for image in load_digits().images[numbers]:
-        gray = Image.fromarray((image * (255 / LEVELS)).round().astype(np.uint8))
-        large = gray.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        found.append(np.asarray(large.convert("RGB")))
-    return found
-
-
-def accuracy_of(trial: Trial, digits: Digits) -> float:
-    """Train one arm and return the share of the tested digits that its class head names rightly."""
+def accuracy_of(trial: Trial, faces: Faces) -> float:
+    """Train one arm and return the share of the tested faces that its class head names rightly."""
     share = 1.0 if trial.arm == "all labels" else trial.share
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        few = digits.labelled(share, trial.seed)
+        few = faces.labelled(share, trial.seed)
         with (folder / "labels.csv").open("w", newline="") as file:
-            rows = [(f"{number}.png", digits.classes[number]) for number in few]
+            rows = [(f"{number}.png", CLASSES[faces.seen[number]]) for number in few]
             csv.writer(file).writerows([COLUMNS, *rows])
-        sources = Sources(data=(digits.folder,), labels=str(folder / "labels.csv"))
+        sources = Sources(data=(faces.folder,), labels=str(folder / "labels.csv"))
         run = loop.train(recipe_of(trial), sources, folder / "run")
         saved = state.load(run, torch.device("cpu"))
     assert saved is not None
     classifier = classify.of_run(saved)
-    named = classifier.probabilities(squares(digits.tested)).argmax(1)
-    truth = digits.classes[digits.tested]
-    right = np.array(classifier.header.classes, dtype=np.int64)[named] == truth
-    return float(right.mean())
+    named = classifier.probabilities(faces.tested).argmax(1)
+    names = np.array(classifier.header.classes)
+    return float((names[named] == np.array(CLASSES)[faces.truth]).mean())
 
 
 def recipe_of(trial: Trial) -> Recipe:
-    """Return the recipe `ccgan-digits` with the values that make the arm."""
-    with as_file(files("training") / "recipes" / "ccgan-digits.toml") as path:
+    """Return the recipe `ccgan-faces` with the values that make the arm."""
+    with as_file(files("training") / "recipes" / "ccgan-faces.toml") as path:
         recipe = load(path)
     (stage,) = recipe.stages
     changed: dict[str, object] = {"seed": trial.seed + 1}
@@ -195,12 +178,10 @@ def recipe_of(trial: Trial) -> Recipe:
     return recipe.model_copy(update={**changed, "stages": (stage,)})
 
 
-def summary(
-    accuracies: Mapping[str, Sequence[float]], digits: Digits, share: float
-) -> list[Result]:
+def summary(accuracies: Mapping[str, Sequence[float]], faces: Faces, share: float) -> list[Result]:
     """Return a result for each arm; seeds are compared in pairs."""
     alone = np.array(accuracies[ALONE])
-    few, seen = len(digits.labelled(share, 0)), len(digits.seen)
+    few, seen = len(faces.labelled(share, 0)), len(faces.seen)
     results = []
     for arm, found in accuracies.items():
         values = np.array(found)
@@ -224,7 +205,7 @@ def _deviation(values: NDArray[np.float64]) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
-def _table(results: Sequence[Result], share: float, digits: Digits) -> Table:
+def _table(results: Sequence[Result], share: float, faces: Faces) -> Table:
     count = len(results[0].accuracies)
     table = Table(
         "arm",
@@ -233,7 +214,7 @@ def _table(results: Sequence[Result], share: float, digits: Digits) -> Table:
         "accuracy, %",
         f"over {ALONE}",
         box=SIMPLE_HEAD,
-        title=f"{share:.0%} labels, {count} seeds (mean ± deviation), {len(digits.tested)} tested",
+        title=f"{share:.0%} labels, {count} seeds (mean ± deviation), {len(faces.tested)} tested",
     )
     for row in results:
         gain = "" if row.arm == ALONE else f"{100 * row.gain:+.2f} ± {100 * row.gain_deviation:.2f}"
