@@ -13,7 +13,6 @@ CVPR 2016, arXiv 1604.07379. Two generators, after where the hole may lie:
 Both see no mask, only the hole's colour. Their bottlenecks want a batch of two or more in training.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -69,7 +68,7 @@ class CentreContextEncoder(Generator):
             layers = [*_strided(config.width, config.bottleneck_channels), *_end(config.width)]
         else:
             layers = _pointwise(config.width, config.bottleneck_channels)
-        self.main = nn.Sequential(*layers)  # keys as published: see from_published
+        self.main = nn.Sequential(*layers)  # keys as published; `pointwise` is `model` there
         _initialise(self)
 
     def generate(self, visible: Tensor, mask: Tensor) -> Tensor:
@@ -155,14 +154,6 @@ class ContextEncoder(Generator):
             return self.main(_painted(visible, mask, MEAN_COLOUR))
         small = self.main(visible)  # (B,3,161,161)
         return torch.tanh(F.interpolate(small, ALEXNET_SIDE, mode="bilinear"))
-
-
-def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a published state dict of either centre form under our keys: `model.N` is `main.N`."""
-    return {
-        f"main.{key.removeprefix('model.')}" if key.startswith("model.") else key: tensor
-        for key, tensor in state.items()
-    }
 
 
 def _painted(visible: Tensor, blank: Tensor, colour: tuple[float, ...]) -> Tensor:
