@@ -148,7 +148,8 @@ class Trainer:
         if plays:
             found |= self._adversarial_losses(view)
             total = total + weigh.adversarial * found["adversarial"]
-            total = total + weigh.feature_matching * found["feature_matching"]
+            if weigh.feature_matching:
+                total = total + weigh.feature_matching * found["feature_matching"]
         moved = [_Move(self.generator, self.generator_optimizer, total, recipe.rate_at(step))]
         if plays or (stage.adversarial and weigh.classes):
             labels = torch.from_numpy(batch.labels).to(self.device)
@@ -220,24 +221,26 @@ class Trainer:
 
     def _adversarial_losses(self, view: View) -> dict[str, Tensor]:
         """Return the generator's side of the game; its gradients do not reach the discriminator."""
+        weigh = self.recipe.losses
+        found: dict[str, Tensor] = {}
         self.discriminator.requires_grad_(False)
         with self.autocast():
             of_fakes = [self.discriminator(fake, view.context) for fake in self._fakes(view)]
-            with torch.no_grad():
+        if weigh.feature_matching:
+            with torch.no_grad(), self.autocast():
                 of_real = self.discriminator(view.image, view.context)
+            found["feature_matching"] = losses.feature_matching(
+                [activation.float() for activation in of_fakes[0].activations],
+                [activation.float() for activation in of_real.activations],
+            )
         self.discriminator.requires_grad_(True)
-        weigh = self.recipe.losses
         sides = [
             losses.adversarial_generator(
                 weigh.objective, judged.logits.float(), view.mask, mode=weigh.mode, area=view.area
             )
             for judged in of_fakes
         ]
-        matching = losses.feature_matching(
-            [activation.float() for activation in of_fakes[0].activations],
-            [activation.float() for activation in of_real.activations],
-        )
-        return {"adversarial": torch.stack(sides).mean(), "feature_matching": matching}
+        return found | {"adversarial": torch.stack(sides).mean()}
 
     def _discriminator_losses(
         self, view: View, labels: Tensor, *, plays: bool
