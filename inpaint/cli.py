@@ -83,7 +83,7 @@ def resolve(words: str, target: str) -> Callable[..., object]:
     try:
         found: Callable[..., object] = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
-        extra = "[demo]" if words in ("demo", "bench labels") else ""
+        extra = "[demo]" if words == "demo" else ""
         raise StartFailed(
             f"`inpaint {words}` needs {error.name}, which is not installed here. Install the whole "
             f"project: pip install -c constraints.txt '.{extra}'"

@@ -17,7 +17,7 @@ from models.registry import create
 
 from . import classify, distributed, loop, state
 from .data import files_in
-from .options import Device, Threads, make_folder, writing
+from .options import Device, Masks, Silhouettes, Threads, make_folder, writing
 from .recipe import Recipe, load
 from .trainer import Sources
 
@@ -34,10 +34,8 @@ def train(
     features: Annotated[
         Path | None, typer.Option(help="Weights of the recipe's feature network, safetensors.")
     ] = None,
-    masks: Annotated[Path | None, typer.Option(help="Folder of mask files, white = hole.")] = None,
-    silhouettes: Annotated[
-        Path | None, typer.Option(help="Folder of shapes of objects, white = object.")
-    ] = None,
+    masks: Masks = None,
+    silhouettes: Silhouettes = None,
     labels: Annotated[
         str | None,
         typer.Option(help="'folders' (a folder below --data per class), or a CSV: file,class."),

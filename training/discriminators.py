@@ -83,9 +83,7 @@ class SharedTrunk(Discriminator):
 
     Every map is normalised over one sample, a group normalisation of one group: batch-norm would
     take the real and fake images of a batch together or, where they are judged one after the other,
-    leave the classifier running statistics of both. Tried on scikit-learn's digits with 120 labels
-    (32 px, 16 channels, 400 steps against a generator, one seed), it named 0.92 of the others
-    right; groups of 16 channels and instance norm 0.93, spectral norm 0.84.
+    leave the classifier running statistics of both.
     """
 
     BLOCKS = ((1,), (2,), (4, 4), (8, 8), (8, 8))  # widths in units of `channels`

@@ -22,6 +22,10 @@ def _usable(device: str) -> str:
 
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=_usable)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", min=1)]
+Masks = Annotated[Path | None, typer.Option(help="Folder of mask files, white = hole.")]
+Silhouettes = Annotated[
+    Path | None, typer.Option(help="Folder of shapes of objects, white = object.")
+]
 
 
 def make_folder(folder: Path) -> Path:

@@ -18,6 +18,7 @@ from inpaint.mask import Hole
 from . import plots
 from .data import files_in
 from .holes import KINDS, draw
+from .options import Masks, Silhouettes
 from .recipe import Holes, load
 
 ACROSS = 8  # holes in a row
@@ -31,10 +32,8 @@ def draw_sheet(
     recipe: Annotated[
         Path | None, typer.Option(help="Draw this recipe's mixture, not each kind alone.")
     ] = None,
-    masks: Annotated[Path | None, typer.Option(help="Folder of mask files, white = hole.")] = None,
-    silhouettes: Annotated[
-        Path | None, typer.Option(help="Folder of shapes of objects, white = object.")
-    ] = None,
+    masks: Masks = None,
+    silhouettes: Silhouettes = None,
     seed: Annotated[int, typer.Option(help="Same seed, same holes.", min=0)] = 1,
     size: Annotated[int, typer.Option(help="Side of a hole's square, pixels.", min=64)] = 128,
 ) -> None:
