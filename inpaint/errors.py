@@ -8,6 +8,8 @@
     ├─ Expired                expired                  410
     ├─ JobNotFinished         job-not-finished         409
     ├─ JobFailed              job-failed               409
+    ├─ JobCanceled            job-canceled             409
+    ├─ JobFinal               job-final                409
     ├─ FileTooLarge           file-too-large           413
     ├─ TooManyPixels          too-many-pixels          413
     ├─ UnsupportedImage       unsupported-image-type   415
@@ -20,9 +22,12 @@
     ├─ MaskEmpty              mask-empty               422
     ├─ MaskFull               mask-full                422
     ├─ UnknownModel           unknown-model            422
+    ├─ RateLimited            rate-limited             429
     ├─ Internal               internal                 500
     ├─ ModelFailed            model-failed             500 (job)
+    ├─ OutOfMemory            out-of-memory            500 (job)
     ├─ TimedOut               timed-out                500 (job)
+    ├─ WorkerLost             worker-lost              500 (job)
     ├─ InputGone              input-gone               500 (job)
     ├─ QueueFull              queue-full               503
     ├─ QueueUnavailable       queue-unavailable        503
@@ -97,6 +102,18 @@ class JobFailed(InpaintError):
     code = "job-failed"
 
 
+class JobCanceled(InpaintError):
+    """The result was asked for and the job was canceled."""
+
+    code = "job-canceled"
+
+
+class JobFinal(InpaintError):
+    """The job has ended already: it can no longer be canceled."""
+
+    code = "job-final"
+
+
 class FileTooLarge(InpaintError):
     """More bytes than the limit."""
 
@@ -169,6 +186,12 @@ class UnknownModel(InpaintError):
     code = "unknown-model"
 
 
+class RateLimited(InpaintError):
+    """This client has as many unfinished jobs as one client may have."""
+
+    code = "rate-limited"
+
+
 class Internal(InpaintError):
     """A fault of ours."""
 
@@ -181,10 +204,22 @@ class ModelFailed(InpaintError):
     code = "model-failed"
 
 
+class OutOfMemory(InpaintError):
+    """One window of the picture did not fit into the device's memory, alone."""
+
+    code = "out-of-memory"
+
+
 class TimedOut(InpaintError):
     """The job ran longer than the limit."""
 
     code = "timed-out"
+
+
+class WorkerLost(InpaintError):
+    """Each worker that ran the job was lost while it did, as often as is allowed."""
+
+    code = "worker-lost"
 
 
 class InputGone(InpaintError):

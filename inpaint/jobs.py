@@ -9,6 +9,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
@@ -31,6 +32,11 @@ from .errors import Expired, InpaintError, Internal, NotFound, QueueFull, QueueU
 from .settings import Settings
 
 QUEUE = "inpaint"  # the only one: with two, RQ loses jobs when a worker dies between two steps
+Lane = Literal["interactive", "bulk"]  # a request that waits; an album
+LANES: tuple[Lane, ...] = ("interactive", "bulk")
+CONTRACT = 1  # of InpaintJob; part of the queues' names, so that no worker sees a newer one
+BELL = "inpaint:bell"  # list; a token means: look at the queues. Losing it costs one poll
+SETTLE = (Path(__file__).parent / "settle.lua").read_text()  # put before the scripts that end jobs
 INPAINT_TASK = (
     "worker.tasks.inpaint"  # called with an InpaintJob as a dict, returns an Outcome as one
 )
@@ -82,6 +88,11 @@ class Problem(BaseModel):
         """The error that this problem came from."""
         kinds = {kind.code: kind for kind in InpaintError.__subclasses__()}
         return kinds.get(self.code, Internal)(self.detail, field=self.field)
+
+
+def queue_name(lane: Lane, model: str) -> str:
+    """RQ's name of the queue of a lane and a model: its jobs can share batches."""
+    return f"v{CONTRACT}.{lane}.{model}"
 
 
 class Outcome(BaseModel):

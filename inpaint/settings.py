@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     # where things are
     data: Path = Path("data")  # blobs and, when embedded, Redis's own files
     redis_url: str | None = Field(default=None, validation_alias="REDIS_URL")
+    blobs: str | None = None  # redis://… for hosts without a shared disk; None: a folder of `data`
     checkpoints: Path | None = None  # a folder of checkpoints beside the shipped ones
 
     # the gateway
@@ -32,7 +33,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     wait_seconds: float = Field(default=30, ge=0)  # how long POST /inpaint waits by default
     max_wait_seconds: float = Field(default=60, ge=0)  # and at most, whatever `Prefer` asks
-    queue_limit: int = Field(default=1000, ge=1)  # jobs that may wait
+    queue_limit: int = Field(default=1000, ge=1)  # unfinished jobs of one lane
+    queue_bytes: int = Field(default=4096 * MIB, ge=1)  # uploads of unfinished jobs, all together
+    client_limit: int = Field(default=500, ge=1)  # unfinished jobs of one client
 
     # what is accepted
     max_file_bytes: int = Field(default=32 * MIB, ge=1)  # per file
@@ -44,11 +47,17 @@ class Settings(BaseSettings):
     job_timeout_seconds: int = Field(default=120, ge=1)
     result_ttl_seconds: int = Field(default=86_400, ge=1)  # how long jobs and their files are kept
 
+    lease_seconds: float = Field(default=5, ge=0.5)  # a worker that is silent for longer is lost
+    max_lost: int = Field(default=3, ge=0)  # a job fails once it has lost more workers than this
+    stall_seconds: float = Field(default=120, gt=0)  # a stage that takes longer ends its worker
+
     # the worker
     model: str = "aotgan-compact-256"  # used when a request names none
     models: Annotated[tuple[str, ...] | None, NoDecode] = None  # loaded at start; None: all found
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    engine: Literal["auto", "openvino", "torch"] = "auto"
+    batch_seconds: float = Field(default=0.05, gt=0)  # of a batch while interactive jobs come in
 
     @field_validator("models", mode="before")
     @classmethod
@@ -58,7 +67,7 @@ class Settings(BaseSettings):
             return value
         return tuple(name.strip() for name in value.split(",") if name.strip()) or None
 
-    @field_validator("redis_url")
+    @field_validator("redis_url", "blobs")
     @classmethod
     def _scheme(cls, url: str | None) -> str | None:
         """Refuse what is no address of a server before anything is started."""
@@ -90,7 +99,7 @@ class Settings(BaseSettings):
         return self.redis_url or "redis://127.0.0.1:6379/0"
 
     @property
-    def blobs(self) -> Path:
+    def blob_folder(self) -> Path:
         """The folder of uploads and results; gateways and workers share it."""
         return self.data / "blobs"
 

@@ -48,7 +48,7 @@ def answer(settings: Settings) -> None:
 
     from .app import create_app
 
-    made(settings.blobs)  # here, where a refusal is one line and not a trace of the server's start
+    made(settings.blob_folder)  # here, where a refusal is one line and not a trace
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
             create_app(settings),

@@ -110,7 +110,7 @@ Draft = Callable[[str, str | None], InpaintJob]  # a job that lacks only the key
 async def opened(settings: Settings) -> AsyncIterator[Gateway]:
     """A gateway, swept from time to time, until the context ends."""
     redis, waiting = jobs.connect(settings), jobs.connect_async(settings)
-    gateway = Gateway(settings, redis, waiting, jobs.open_queue(redis), Blobs(settings.blobs))
+    gateway = Gateway(settings, redis, waiting, jobs.open_queue(redis), Blobs(settings.blob_folder))
     sweeper = asyncio.create_task(_sweep(gateway))
     _tell_when_stopping(gateway.stopping)
     try:

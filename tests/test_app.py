@@ -103,7 +103,7 @@ def test_without_a_worker_the_gateway_says_so(gateway, image, mask):
 
 def test_a_refused_request_leaves_no_files(gateway, image, mask):
     gateway.post(image, mask)
-    assert list(gateway.settings.blobs.iterdir()) == []
+    assert list(gateway.settings.blob_folder.iterdir()) == []
 
 
 def test_redis_away_is_a_503_within_two_seconds_and_service_again_when_it_returns(
@@ -158,11 +158,11 @@ def test_a_full_queue_is_a_503_and_keeps_no_files(
     with start_service(settings, worker=False, INPAINT_QUEUE_LIMIT="2") as gateway:
         for _ in range(2):
             assert gateway.post(image, mask, headers=hasty).status_code == 202
-        kept = len(list(settings.blobs.iterdir()))
+        kept = len(list(settings.blob_folder.iterdir()))
         answer = gateway.post(image, mask, headers=hasty)
         assert (answer.status_code, answer.json()["code"]) == (503, "queue-full")
         assert int(answer.headers["retry-after"]) > 0
-        assert len(list(settings.blobs.iterdir())) == kept == 4
+        assert len(list(settings.blob_folder.iterdir())) == kept == 4
 
 
 def test_a_gateway_that_is_stopped_answers_those_who_wait(
@@ -197,10 +197,10 @@ def test_a_client_that_goes_away_while_it_waits_breaks_nothing(
 
 
 def test_expired_files_are_swept_when_the_gateway_starts(start_service, settings, eventually):
-    blobs = Blobs(settings.blobs)
+    blobs = Blobs(settings.blob_folder)
     old, young = blobs.put(b"old"), blobs.put(b"young")
     two_days_ago = time.time() - 2 * 86_400
-    os.utime(settings.blobs / old, (two_days_ago, two_days_ago))
+    os.utime(settings.blob_folder / old, (two_days_ago, two_days_ago))
     with start_service(settings, worker=False):
-        eventually(lambda: not (settings.blobs / old).exists(), seconds=5)
-        assert (settings.blobs / young).exists()
+        eventually(lambda: not (settings.blob_folder / old).exists(), seconds=5)
+        assert (settings.blob_folder / young).exists()

@@ -211,7 +211,7 @@ def test_a_job_that_never_was_is_not_found_and_an_old_one_expired(service, path)
 
 def test_a_result_whose_file_was_swept_is_expired(service, image, mask):
     answer = service.post(image, mask)
-    (service.settings.blobs / answer.headers["etag"].strip('"')).unlink()
+    (service.settings.blob_folder / answer.headers["etag"].strip('"')).unlink()
     again = service.client.get(answer.headers["content-location"])
     assert (again.status_code, again.json()["code"]) == (410, "expired")
 

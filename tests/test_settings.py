@@ -13,7 +13,7 @@ def test_settings_are_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("REDIS_URL", "redis://queue:6379/3")
     settings = load()
     assert settings.port == 9000
-    assert settings.blobs == Path("elsewhere/blobs")
+    assert settings.blob_folder == Path("elsewhere/blobs")
     assert settings.redis == "redis://queue:6379/3"
 
 

@@ -42,7 +42,7 @@ def worker(
     logging.getLogger("inpaint").setLevel(logging.INFO)
     log.info("imports took %.1f s", time.time() - psutil.Process().create_time())
     exit_on_signals()
-    blobs = Blobs(settings.blobs)
+    blobs = Blobs(settings.blob_folder)
     wait_for_redis(settings)
     try:
         zoo = Zoo.load(settings)
