@@ -32,19 +32,26 @@ class Canvas:
     larger scale, which know less detail, count less.
     """
 
-    def __init__(self, pixels: Pixels, hole: Hole, *, hole_share: float = 1.0) -> None:
+    def __init__(
+        self, pixels: Pixels, hole: Hole, *, hole_share: float = 1.0, feather: int = 0
+    ) -> None:
         """Begin with the picture as it is.
 
         Args:
-            pixels: uint8 (H,W,3); not changed.
+            pixels: uint8 (H,W,3), writable; written in the hole only.
             hole: bool (H,W), True = to be filled.
             hole_share: the central share of each window that is used.
+            feather: the hole's outermost pixels that `feather` will blend.
         """
-        self._before = pixels
-        self.pixels = pixels.copy()
+        self.pixels = pixels
         self._hole = hole
         self._share = hole_share
         self._weight = np.zeros(hole.shape, np.float16)  # of what has been laid so far
+        if feather:  # what is to be blended is kept, since it is about to be written over
+            weights = feather_weights(hole, feather)
+            self._rim = np.nonzero(hole & (weights < 255))
+            self._rim_weights = weights[self._rim]
+            self._rim_pixels = pixels[self._rim]
 
     def lay(self, window: Window, fill: Pixels) -> None:
         """Lay a fill, as large as the window's box, into the hole."""
@@ -68,13 +75,13 @@ class Canvas:
             np.copyto(old, new, where=inside, casting="unsafe")
             before += weight.astype(np.float16)
 
-    def feather(self, pixels: int) -> None:
-        """Blend the outermost `pixels` of the hole with the picture as it was."""
-        weights = feather_weights(self._hole, pixels)
-        rim = self._hole & (weights < 255)
-        old = self._before[rim].astype(np.float32)
-        new = old + (self.pixels[rim] - old) * (weights[rim][:, None] / np.float32(255))
-        self.pixels[rim] = np.rint(new).astype(np.uint8)
+    def feather(self) -> None:
+        """Blend the outermost pixels of the hole with the picture as it was; once, at the end."""
+        old = self._rim_pixels.astype(np.float32)
+        new = self.pixels[self._rim] - old
+        new *= self._rim_weights[:, None] / np.float32(255)
+        new += old
+        self.pixels[self._rim] = np.rint(new).astype(np.uint8)
 
 
 def _slopes(window: Window, share: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

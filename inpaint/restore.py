@@ -1,7 +1,8 @@
 """Fill the hole of a picture: prepare, let a filler fill the windows, finish.
 
-`prepare` and `finish` touch no generator and change nothing they are given, so they may run
-anywhere; `restore` is all three. The worker and evaluation go through here.
+`prepare` and `Finish` touch no generator, so they may run anywhere; `restore` is all three. The
+worker and evaluation go through here. There is one array of pixels: fills are written into its
+hole, which nothing reads, while what is known around it never changes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ class Plan:
     """A picture and the windows through which its hole is to be filled.
 
     Attributes:
-        pixels: uint8 (H,W,3), RGB, as they came.
+        pixels: uint8 (H,W,3), RGB, writable: `Finish` writes the fills into their hole.
         hole: bool (H,W), True = to be filled.
         feather: pixels over which the hole's rim is blended.
         rule: of the generator.
@@ -44,7 +45,8 @@ def prepare(pixels: Pixels, hole: Hole, rule: SizeRule, *, feather: int = 0) -> 
     """Plan the windows for a hole.
 
     Args:
-        pixels: uint8 (H,W,3), RGB.
+        pixels: uint8 (H,W,3), RGB. They are given away: fills are written into them, or into a
+            copy if they are read-only.
         hole: bool (H,W), True = to be filled; already grown, and by at least `feather`.
         rule: of the generator.
         feather: the hole's outermost pixels that are blended with the picture.
@@ -57,41 +59,84 @@ def prepare(pixels: Pixels, hole: Hole, rule: SizeRule, *, feather: int = 0) -> 
         raise ValueError(f"pixels {pixels.shape} {pixels.dtype}, hole {hole.shape} {hole.dtype}")
     if hole.all():
         raise MaskFull("The hole covers the whole picture: nothing is known.", field="mask")
+    if not pixels.flags.writeable:
+        pixels = np.array(pixels, order="C")
     return Plan(pixels, hole, feather, rule, tuple(plan(hole, rule)))
+
+
+class Finish:
+    """Lays fills into the hole of a plan's own pixels, one after the other.
+
+    Other windows of the plan may be read meanwhile, in other threads too.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Begin with none laid.
+
+        Args:
+            plan: from `prepare`; its pixels are written, in the hole only.
+        """
+        self._plan = plan
+        self._canvas = Canvas(
+            plan.pixels, plan.hole, hole_share=plan.rule.hole_share, feather=plan.feather
+        )
+        self._laid = 0
+
+    def lay(self, fill: Pixels) -> None:
+        """Lay the fill of the next window, in the plan's order.
+
+        Raises:
+            ValueError: if all are laid already, or the fill is not uint8 (h,w,3) of its window.
+        """
+        if self._laid == len(self._plan.windows):
+            raise ValueError(f"a fill too many: there are {self._laid} windows")
+        window = self._plan.windows[self._laid]
+        if fill.shape != (*window.size, 3) or fill.dtype != np.uint8:
+            raise ValueError(f"fill {fill.shape} {fill.dtype} for a window of {window.size}")
+        if window.scale != 1:
+            seen, holes = read(self._plan.pixels, self._plan.hole, window)
+            fill = enlarge(composite(seen, fill, holes), window)  # the rim takes from outside too
+        self._canvas.lay(window, fill)
+        self._laid += 1
+        if self._laid == len(self._plan.windows) and self._plan.feather:
+            self._canvas.feather()
+
+    def pixels(self) -> Pixels:
+        """Return the plan's pixels, uint8 (H,W,3), filled: only the hole has changed.
+
+        Raises:
+            ValueError: if fills are missing.
+        """
+        if self._laid < len(self._plan.windows):
+            raise ValueError(f"{self._laid} fills for {len(self._plan.windows)} windows: too few")
+        return self._plan.pixels
 
 
 def finish(plan: Plan, fills: Iterable[Pixels]) -> Pixels:
     """Put the fills into the hole.
 
     Args:
-        plan: from `prepare`.
+        plan: from `prepare`; its pixels are written.
         fills: one for each window, uint8 (h,w,3), in their order.
 
     Returns:
-        uint8 (H,W,3), equal to the plan's pixels wherever the hole is False.
+        The plan's pixels, uint8 (H,W,3), changed only where the hole is True.
 
     Raises:
         ValueError: if fills are missing, too many, or of another size.
     """
-    canvas = Canvas(plan.pixels, plan.hole, hole_share=plan.rule.hole_share)
-    for window, fill in zip(plan.windows, fills, strict=True):
-        if fill.shape != (*window.size, 3) or fill.dtype != np.uint8:
-            raise ValueError(f"fill {fill.shape} {fill.dtype} for a window of {window.size}")
-        if window.scale != 1:
-            seen, holes = read(plan.pixels, plan.hole, window)
-            fill = enlarge(composite(seen, fill, holes), window)  # the rim takes from outside too
-        canvas.lay(window, fill)
-    if plan.feather:
-        canvas.feather(plan.feather)
-    return canvas.pixels
+    canvas = Finish(plan)
+    for fill in fills:
+        canvas.lay(fill)
+    return canvas.pixels()
 
 
 def restore(pixels: Pixels, hole: Hole, filler: Filler, *, feather: int = 0) -> Pixels:
-    """Fill the hole: `prepare`, the filler on one batch after the other, `finish`.
+    """Fill the hole of a copy: `prepare`, the filler on one batch after the other, `finish`.
 
     Arguments, result and refusals are those of `prepare` and `finish`.
     """
-    plan = prepare(pixels, hole, filler.rule, feather=feather)
+    plan = prepare(pixels.copy(), hole, filler.rule, feather=feather)
     return finish(plan, _fills(plan, filler))
 
 

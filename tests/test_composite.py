@@ -82,19 +82,21 @@ def test_only_the_central_share_of_a_window_is_used_where_the_rule_says_so(pixel
     assert np.array_equal(canvas.pixels[:, 60:], pixels[:, 60:])
 
 
-def test_the_picture_that_a_canvas_begins_with_is_not_changed(pixels, hole):
+def test_a_canvas_writes_the_pixels_it_is_given_in_the_hole_only(pixels, hole):
     before = pixels.copy()
-    canvas = Canvas(pixels, hole)
+    canvas = Canvas(pixels, hole, feather=4)
     canvas.lay(Window((0, 0, 60, 90), (60, 90)), plain((60, 90), 1))
-    canvas.feather(4)
-    assert np.array_equal(pixels, before)
+    canvas.feather()
+    assert canvas.pixels is pixels
+    assert np.array_equal(pixels[~hole], before[~hole])
+    assert np.all(pixels[24:36, 14:76] == 1)
 
 
 def test_feather_blends_the_rim_and_nothing_else(hole):
     pixels = plain((60, 90), 0)
-    canvas = Canvas(pixels, hole)
+    canvas = Canvas(pixels, hole, feather=8)
     canvas.lay(Window((0, 0, 60, 90), (60, 90)), plain((60, 90), 200))
-    canvas.feather(8)
+    canvas.feather()
     profile = canvas.pixels[20:40, 45, 0].astype(int)
     assert np.all(np.diff(profile[:9]) >= 0)
     assert profile[0] < 50

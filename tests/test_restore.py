@@ -172,8 +172,10 @@ def test_prepare_and_finish_are_restore_in_two_steps():
 
 def test_fills_that_are_missing_or_of_another_size_are_a_mistake():
     plan = prepare(noise(100, 100), drawn("pixel", 100, 100, 1), RULES["compact"])
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="too few"):
         finish(plan, [])
+    with pytest.raises(ValueError, match="too many"):
+        finish(plan, [np.zeros((256, 256, 3), np.uint8)] * 2)
     with pytest.raises(ValueError, match="window"):
         finish(plan, [np.zeros((100, 100, 3), np.uint8)])
 
