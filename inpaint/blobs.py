@@ -1,24 +1,89 @@
-"""Image bytes under a key: uploads and results, files of one folder that all processes share.
+"""Image bytes under a key: uploads and results, in one store that all processes share.
 
-A blob lives until it is deleted or swept; its age is its file's modification time.
+The store is a folder of files, or a second Redis for hosts that share no disk. A blob lives until
+it is deleted, or for the seconds that `Settings.blob_seconds` gives: swept from a folder by the age
+of its file, expired by Redis itself. Blobs are never changed, so a key leads to the same bytes
+wherever and whenever it is asked for.
 """
 
 import errno
+import logging
 import os
 import re
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Protocol, TypeVar, cast
 
 from pydantic import StringConstraints
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from .errors import InputGone, StartFailed, StorageUnavailable
+from .settings import Settings
 
 KEY = r"^[0-9a-f]{32}$"
 BlobKey = Annotated[str, StringConstraints(pattern=KEY)]
-UNFINISHED = ".part"  # suffix of a file that is still being written
+PREFIX = "inpaint:blob:"  # of keys in Redis
+SOCKET_SECONDS = 8.0  # for 32 MiB at 4 MiB/s
+CONNECT_SECONDS = 1.0
+PAUSE_SECONDS = 0.2  # between two attempts of one that is patient
+
+GONE = "The file is no longer stored; send it again."
+
+Returned = TypeVar("Returned")
+log = logging.getLogger("inpaint.blobs")
+_is_key = re.compile(KEY).fullmatch
+
+
+class Blobs(Protocol):
+    """Bytes by key. Threads may share one; async code calls its methods in a thread."""
+
+    def put(self, data: bytes) -> str:
+        """Store `data` and return its key, which nobody knows before all of it is stored.
+
+        Raises:
+            StorageUnavailable: if the store is full or away; nothing half-written stays.
+        """
+
+    def get(self, key: str) -> bytes:
+        """Return what `put` stored.
+
+        Raises:
+            InputGone: if it was deleted or is past its time.
+            StorageUnavailable: if the store is away.
+        """
+
+    def delete(self, key: str) -> None:
+        """Forget a blob, as far as the store can be reached; the rest goes when its time comes."""
+
+    def sweep(self, seconds: float) -> int:
+        """Delete what is older than `seconds`, where the store does not; return how many."""
+
+
+def open_blobs(settings: Settings, *, patience: float = 0.0) -> Blobs:
+    """Open the store that the settings name.
+
+    Args:
+        settings: what is set.
+        patience: seconds for which a call tries again before it raises StorageUnavailable. A worker
+            has patience: an outage of some seconds is no reason to fail a job.
+
+    Raises:
+        StartFailed: if the folder cannot be written to, or the store is the queue's own database.
+    """
+    blobs: Blobs
+    if settings.blobs is None:
+        blobs = FolderBlobs(settings.blob_folder)
+    else:
+        _check(settings.blobs, settings.redis)
+        blobs = RedisBlobs(settings.blobs, settings.blob_seconds)
+    return Patient(blobs, patience) if patience > 0 else blobs
 
 
 def made(folder: Path) -> Path:
@@ -39,61 +104,196 @@ def made(folder: Path) -> Path:
     return folder
 
 
-class Blobs:
-    """Bytes by key in one folder. Methods touch the disk: async code calls them in a thread."""
+class FolderBlobs:
+    """Blobs as files of one folder; the age of a blob is its file's modification time."""
 
     def __init__(self, folder: Path) -> None:
         """Raise StartFailed if the folder cannot be written to."""
         self.folder = made(folder)
 
     def put(self, data: bytes) -> str:
-        """Store `data` and return its key; nobody ever sees half of it.
-
-        Raises:
-            StorageUnavailable: if the disk is full or the folder cannot be written to.
-        """
+        """Write a file. No name to be renamed from is needed: nobody knows the key before."""
         key = secrets.token_hex(16)
-        unfinished = self.folder / (key + UNFINISHED)
+        path = f"{self.folder}/{key}"
         try:
-            unfinished.write_bytes(data)
-            unfinished.rename(self.folder / key)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                written = os.write(file, data)
+                while written < len(data):  # more than 2 GiB, or the last room on the disk
+                    written += os.write(file, memoryview(data)[written:])
+            finally:
+                os.close(file)
         except OSError as error:
             with suppress(OSError):
-                unfinished.unlink()  # half a file would fill the disk further
-            raise StorageUnavailable(
-                f"The picture cannot be stored: {error.strerror}; try again later."
-            ) from error
+                Path(path).unlink()  # half a file would fill the disk further
+            raise _refusal(error) from error
         return key
 
     def get(self, key: str) -> bytes:
-        """Return what `put` stored.
-
-        Raises:
-            InputGone: if it was deleted or swept.
-        """
+        """Read a file."""
         try:
             return self._path(key).read_bytes()
         except FileNotFoundError as error:
-            raise InputGone("The file is no longer stored; send it again.") from error
+            if self.folder.is_dir():
+                raise InputGone(GONE) from error
+            raise _refusal(error) from error
+        except OSError as error:
+            raise _refusal(error) from error
 
     def delete(self, key: str) -> None:
-        """Forget a blob; one that is gone already is no error."""
-        self._path(key).unlink(missing_ok=True)
+        """Delete a file."""
+        with suppress(OSError):
+            self._path(key).unlink()
 
     def sweep(self, seconds: float) -> int:
-        """Delete what is older than `seconds`, unfinished files too; return how many."""
+        """Delete the files that are older than `seconds`, those of a killed writer too.
+
+        The folder is listed once. Several processes may sweep at the same time.
+        """
         horizon = time.time() - seconds
         swept = 0
-        for path in self.folder.iterdir():
-            try:
-                if path.stat().st_mtime < horizon:
-                    path.unlink()
-                    swept += 1
-            except FileNotFoundError:  # another process swept it between listing and looking
-                continue
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # another process was faster
+                        if entry.stat(follow_symlinks=False).st_mtime < horizon:
+                            Path(entry).unlink()
+                            swept += 1
+        except OSError as error:
+            log.warning("%s cannot be swept: %s", self.folder, error.strerror)
         return swept
 
     def _path(self, key: str) -> Path:
-        if not re.fullmatch(KEY, key):  # so a key can never lead out of the folder
-            raise ValueError(f"{key!r} is not a blob key")
-        return self.folder / key
+        return self.folder / _checked(key)
+
+
+class RedisBlobs:
+    """Blobs as strings of a Redis server, which forgets them by itself.
+
+    Args:
+        url: the server, another one than the queue's.
+        seconds: how long a blob is kept.
+    """
+
+    def __init__(self, url: str, seconds: int) -> None:
+        self._seconds = seconds
+        self._redis = _client(url)
+
+    def put(self, data: bytes) -> str:
+        """Set a string. Doing so twice after a lost reply changes nothing: the key is fixed."""
+        key = secrets.token_hex(16)
+        self._ask(lambda: self._redis.set(PREFIX + key, data, ex=self._seconds))
+        return key
+
+    def get(self, key: str) -> bytes:
+        """Get a string."""
+        name = PREFIX + _checked(key)
+        found = self._ask(lambda: self._redis.get(name))
+        if found is None:
+            raise InputGone(GONE)
+        return cast(bytes, found)
+
+    def delete(self, key: str) -> None:
+        """Unlink a string: the server frees its memory beside its other work."""
+        name = PREFIX + _checked(key)
+        with suppress(RedisError):
+            self._redis.unlink(name)
+
+    def sweep(self, seconds: float) -> int:
+        """Leave it to the server."""
+        return 0
+
+    def _ask(self, command: Callable[[], Returned]) -> Returned:
+        try:
+            return command()
+        except RedisError as error:
+            raise StorageUnavailable(
+                f"The store of pictures cannot be used: {error}; try again later."
+            ) from error
+
+
+class Patient:
+    """Blobs of a store that may be away or full for a while; see `open_blobs`."""
+
+    def __init__(self, blobs: Blobs, seconds: float) -> None:
+        self._blobs = blobs
+        self._seconds = seconds
+        self.delete = blobs.delete
+        self.sweep = blobs.sweep
+
+    def put(self, data: bytes) -> str:
+        """Store, as soon as the store can."""
+        return self._insist(lambda: self._blobs.put(data))
+
+    def get(self, key: str) -> bytes:
+        """Fetch, as soon as the store can."""
+        return self._insist(lambda: self._blobs.get(key))
+
+    def _insist(self, command: Callable[[], Returned]) -> Returned:
+        end = time.monotonic() + self._seconds
+        while True:
+            try:
+                return command()
+            except StorageUnavailable as refusal:
+                if time.monotonic() > end:
+                    raise
+                log.debug("trying again: %s", refusal)
+                time.sleep(PAUSE_SECONDS)
+
+
+def _client(url: str) -> Redis:
+    """A client that tries once more where the server has closed a connection, and no longer."""
+    return Redis.from_url(
+        url,
+        socket_timeout=SOCKET_SECONDS,
+        socket_connect_timeout=CONNECT_SECONDS,
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    )
+
+
+def _check(url: str, queue_url: str) -> None:
+    """Look at a store before it is used, and warn of what does not suit pictures.
+
+    Raises:
+        StartFailed: if it is the queue's own database, or not the address of a server.
+    """
+    try:
+        (store, facts), (queue, _) = _look(url), _look(queue_url)
+    except RedisError as error:
+        log.warning("INPAINT_BLOBS is not checked, for a server is away: %s", error)
+        return
+    except ValueError as error:
+        raise StartFailed(
+            f"INPAINT_BLOBS or REDIS_URL is no address of a server: {error}."
+        ) from error
+    if store == queue:
+        raise StartFailed(
+            "INPAINT_BLOBS names the queue's own database: pictures would push out jobs. Give them"
+            " a Redis of their own, or leave it unset: then they are files."
+        )
+    if store[0] == queue[0]:
+        log.warning("INPAINT_BLOBS names the queue's own server: pictures take the jobs' memory")
+    policy = facts["maxmemory_policy"]
+    if policy.startswith("allkeys") or policy == "volatile-random":
+        log.warning("the store of pictures evicts by %s: volatile-ttl evicts the oldest", policy)
+    if not facts["maxmemory"]:
+        log.warning("the store of pictures has no maxmemory: it takes what the machine has")
+    if facts["aof_enabled"]:
+        log.warning("the store of pictures has an append-only file: each picture is written twice")
+
+
+def _look(url: str) -> tuple[tuple[str, int], dict[str, Any]]:
+    """A server's own name and the database that a URL means, and what it says about itself."""
+    with _client(url) as client:
+        facts = cast(dict[str, Any], client.info())
+        return (facts["run_id"], client.get_connection_kwargs().get("db", 0)), facts
+
+
+def _checked(key: str) -> str:
+    if not _is_key(key):  # so a key can lead neither out of the folder nor to what is no blob
+        raise ValueError(f"{key!r} is not a blob key")
+    return key
+
+
+def _refusal(error: OSError) -> StorageUnavailable:
+    return StorageUnavailable(f"The picture cannot be stored: {error.strerror}; try again later.")

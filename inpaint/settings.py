@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         return self.data / "blobs"
 
     @property
+    def blob_seconds(self) -> int:
+        """How long a blob is kept: as long as its job, with room for the time the job takes."""
+        return self.result_ttl_seconds + 2 * self.job_timeout_seconds
+
+    @property
     def redis_folder(self) -> Path:
         """The folder of the embedded server."""
         return self.data / "redis"

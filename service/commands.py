@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from inpaint.blobs import made
+from inpaint.blobs import open_blobs
 from inpaint.settings import Settings, load
 
 from .supervisor import listen, supervise
@@ -48,7 +48,7 @@ def answer(settings: Settings) -> None:
 
     from .app import create_app
 
-    made(settings.blob_folder)  # here, where a refusal is one line and not a trace
+    open_blobs(settings)  # here, where a refusal is one line and not a trace
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
             create_app(settings),

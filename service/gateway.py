@@ -16,7 +16,7 @@ from rq import Queue
 from starlette.concurrency import run_in_threadpool
 
 from inpaint import catalogue, jobs
-from inpaint.blobs import Blobs
+from inpaint.blobs import Blobs, open_blobs
 from inpaint.catalogue import WorkerCard
 from inpaint.errors import NoWorker, QueueUnavailable, ShuttingDown
 from inpaint.jobs import InpaintJob, Outcome, Record
@@ -110,7 +110,7 @@ Draft = Callable[[str, str | None], InpaintJob]  # a job that lacks only the key
 async def opened(settings: Settings) -> AsyncIterator[Gateway]:
     """A gateway, swept from time to time, until the context ends."""
     redis, waiting = jobs.connect(settings), jobs.connect_async(settings)
-    gateway = Gateway(settings, redis, waiting, jobs.open_queue(redis), Blobs(settings.blob_folder))
+    gateway = Gateway(settings, redis, waiting, jobs.open_queue(redis), open_blobs(settings))
     sweeper = asyncio.create_task(_sweep(gateway))
     _tell_when_stopping(gateway.stopping)
     try:
@@ -123,11 +123,10 @@ async def opened(settings: Settings) -> AsyncIterator[Gateway]:
 
 
 async def _sweep(gateway: Gateway) -> None:
-    """Delete the blobs of jobs that are forgotten, with room for the time a job itself takes."""
+    """Delete the blobs of jobs that are forgotten."""
     settings = gateway.settings
-    kept = settings.result_ttl_seconds + 2 * settings.job_timeout_seconds
     while True:
-        swept = await run_in_threadpool(gateway.blobs.sweep, kept)
+        swept = await run_in_threadpool(gateway.blobs.sweep, settings.blob_seconds)
         if swept:
             log.info("%d expired blobs deleted", swept)
         await asyncio.sleep(min(SWEEP_SECONDS, settings.result_ttl_seconds))

@@ -70,7 +70,8 @@ def supervise(settings: Settings) -> None:
             there is no server, or the worker cannot serve what it is asked to.
     """
     made(settings.data)
-    made(settings.blob_folder)
+    if settings.blobs is None:
+        made(settings.blob_folder)
     port = free_port(settings.host, settings.port)
     with locked(settings.data) as lock, closing(Guard(lock)) as guard:
         Supervisor(settings, port, guard).run()

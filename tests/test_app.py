@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from inpaint import catalogue, jobs
-from inpaint.blobs import Blobs
+from inpaint.blobs import FolderBlobs
 from inpaint.catalogue import Card, WorkerCard
 from inpaint.settings import Settings
 
@@ -197,7 +197,7 @@ def test_a_client_that_goes_away_while_it_waits_breaks_nothing(
 
 
 def test_expired_files_are_swept_when_the_gateway_starts(start_service, settings, eventually):
-    blobs = Blobs(settings.blob_folder)
+    blobs = FolderBlobs(settings.blob_folder)
     old, young = blobs.put(b"old"), blobs.put(b"young")
     two_days_ago = time.time() - 2 * 86_400
     os.utime(settings.blob_folder / old, (two_days_ago, two_days_ago))

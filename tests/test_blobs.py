@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from inpaint.blobs import Blobs
+from inpaint.blobs import FolderBlobs
 from inpaint.errors import InputGone, StartFailed, StorageUnavailable
 
 
 @pytest.fixture
 def blobs(tmp_path):
-    return Blobs(tmp_path / "blobs")
+    return FolderBlobs(tmp_path / "blobs")
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def test_a_picture_that_finds_no_room_is_refused_and_leaves_nothing(blobs):
 def test_a_data_folder_that_cannot_be_made_is_named_with_the_reason(tmp_path, place):
     (tmp_path / "file").touch()
     with pytest.raises(StartFailed, match=f"{tmp_path / place} cannot be written to: "):
-        Blobs(tmp_path / place)
+        FolderBlobs(tmp_path / place)
 
 
 def test_a_folder_without_permission_to_write_is_refused_at_start(tmp_path):
@@ -46,13 +46,13 @@ def test_a_folder_without_permission_to_write_is_refused_at_start(tmp_path):
     if os.access(tmp_path, os.W_OK):
         pytest.skip("root may write everywhere")
     with pytest.raises(StartFailed, match="Permission denied"):
-        Blobs(tmp_path)
+        FolderBlobs(tmp_path)
 
 
 def test_what_was_put_is_got_back(blobs):
     key = blobs.put(b"some bytes")
     assert blobs.get(key) == b"some bytes"
-    assert Blobs(blobs.folder).get(key) == b"some bytes"
+    assert FolderBlobs(blobs.folder).get(key) == b"some bytes"
 
 
 def test_equal_bytes_get_keys_of_their_own(blobs):

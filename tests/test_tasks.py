@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from inpaint.blobs import Blobs
+from inpaint.blobs import FolderBlobs
 from inpaint.catalogue import Card
 from inpaint.highres import SizeRule
 from inpaint.jobs import INPAINT_TASK, InpaintJob, Outcome
@@ -24,7 +24,7 @@ class Grey:
 @pytest.fixture
 def blobs(tmp_path):
     """The blobs of a workplace with one model, `grey`."""
-    blobs = Blobs(tmp_path)
+    blobs = FolderBlobs(tmp_path)
     card = Card(name="grey", architecture="grey", digest="sha256:0123456789abcdef")
     equip(Workplace(Settings(), blobs, Zoo({"grey": Grey()}, {"grey": card})))
     return blobs

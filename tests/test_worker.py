@@ -10,7 +10,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from inpaint import catalogue, jobs
-from inpaint.blobs import Blobs
+from inpaint.blobs import FolderBlobs
 from inpaint.highres import SizeRule
 from inpaint.jobs import InpaintJob
 from inpaint.settings import Settings
@@ -40,7 +40,7 @@ def work(settings, redis):
     def run(filler):
         card = catalogue.Card(name="grey", architecture="grey")
         zoo = Zoo({"grey": filler}, {"grey": card})
-        tasks.equip(tasks.Workplace(settings, Blobs(settings.blob_folder), zoo))
+        tasks.equip(tasks.Workplace(settings, FolderBlobs(settings.blob_folder), zoo))
         loop.queue_worker(jobs.connect(settings)).work(burst=True, logging_level="WARNING")
 
     yield run
@@ -58,7 +58,7 @@ def submit(queue, settings, image, mask):
     """Submit the shared picture; settings may be changed."""
 
     def put(**changes):
-        blobs = Blobs(settings.blob_folder)
+        blobs = FolderBlobs(settings.blob_folder)
         job = InpaintJob(image=blobs.put(image), mask=blobs.put(mask), model="grey")
         return jobs.submit(queue, job, settings.model_copy(update=changes))
 
@@ -74,7 +74,7 @@ def test_a_job_is_run_and_its_result_stored(work, submit, queue, settings):
 
     work(Grey())
 
-    assert Blobs(settings.blob_folder).get(outcome(queue, job, settings).result)
+    assert FolderBlobs(settings.blob_folder).get(outcome(queue, job, settings).result)
 
 
 def test_a_generator_that_raises_fails_its_job_and_not_the_next(work, submit, queue, settings):

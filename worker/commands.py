@@ -12,7 +12,7 @@ import torch
 import typer
 
 from inpaint import catalogue
-from inpaint.blobs import Blobs
+from inpaint.blobs import open_blobs
 from inpaint.errors import BadCheckpoint, StartFailed, UnknownModel
 from inpaint.jobs import connect
 from inpaint.settings import load
@@ -21,6 +21,8 @@ from .beat import Beat
 from .loop import exit_on_signals, wait_for_redis, work
 from .tasks import Workplace, equip
 from .zoo import Zoo
+
+PATIENCE_SECONDS = 30.0  # with a store of pictures that is away; then the job is refused
 
 log = logging.getLogger("inpaint.worker")
 
@@ -42,7 +44,7 @@ def worker(
     logging.getLogger("inpaint").setLevel(logging.INFO)
     log.info("imports took %.1f s", time.time() - psutil.Process().create_time())
     exit_on_signals()
-    blobs = Blobs(settings.blob_folder)
+    blobs = open_blobs(settings, patience=PATIENCE_SECONDS)
     wait_for_redis(settings)
     try:
         zoo = Zoo.load(settings)
