@@ -1,24 +1,45 @@
-"""One picture from bytes to bytes: decode, fill, encode, with the seconds that each took."""
+"""One picture from bytes to bytes, in two halves: before its windows are filled, and after.
 
-import logging
+`open_picture` decodes and plans; whoever has a filler fills the plan's windows and lays them
+(`inpaint.restore.Finish`); `close_picture` encodes and states the facts. Neither knows of jobs,
+nor of the generator: the worker runs them in other threads than the network.
+"""
+
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from rq.timeouts import JobTimeoutException
 
-from inpaint.errors import InpaintError, ModelFailed
-from inpaint.header import Limits
-from inpaint.highres import Filler, Pixels, batches
-from inpaint.jobs import InpaintJob
-from inpaint.mask import Hole, ReadMode, decode_hole, grow, hole_of_alpha
-from inpaint.picture import MEDIA_TYPES, Picture, decode, encode, probe
-from inpaint.restore import Plan, finish, prepare
+from inpaint.header import Format, Limits, Mode, probe
+from inpaint.highres import Pixels, SizeRule
+from inpaint.mask import Hole, MaskFit, MaskMode, ReadMode, decode_hole, grow, hole_of_alpha
+from inpaint.picture import MEDIA_TYPES, OutputFormat, Picture, decode, encode
+from inpaint.restore import Plan, prepare
 
-log = logging.getLogger("inpaint.worker")
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is to be done to the hole, and how the result is written; as in `InpaintJob`."""
+
+    mask_mode: MaskMode
+    mask_fit: MaskFit
+    mask_grow: int  # pixels
+    mask_feather: int  # pixels
+    output_format: OutputFormat
+    output_quality: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A decoded picture with its plan; the plan's hole has grown as was asked for."""
+
+    picture: Picture
+    plan: Plan
+    mode: Mode
+    mask_source: Literal["mask", "alpha"]
+    mask_mode: ReadMode
+    seconds: float  # that opening took
 
 
 @dataclass(frozen=True)
@@ -27,8 +48,8 @@ class Restored:
 
     data: bytes
     media_type: str
-    format: str
-    mode: str
+    format: Format
+    mode: Mode
     width: int
     height: int
     mask_source: Literal["mask", "alpha"]
@@ -38,56 +59,69 @@ class Restored:
     seconds: dict[str, float]  # decode: until the windows are planned; infer: in the generator
 
 
-def inpaint_bytes(
-    image: bytes, mask: bytes | None, job: InpaintJob, filler: Filler, limits: Limits
-) -> Restored:
-    """Fill the hole of one picture.
+def open_picture(
+    image: bytes, mask: bytes | None, options: Options, rule: SizeRule, limits: Limits
+) -> Opened:
+    """Decode a picture and its hole, and plan the windows.
 
     Args:
         image: a picture file.
         mask: a mask file; None takes the picture's own transparency.
-        job: what is to be done to the hole, and how the result is written.
-        filler: the model.
+        options: what is to be done to the hole.
+        rule: of the generator.
         limits: for both files.
 
     Raises:
-        InpaintError: what `decode`, `decode_hole`, `hole_of_alpha`, `prepare` and `encode` refuse.
-        ModelFailed: if the generator raises.
+        InpaintError: what `decode`, `decode_hole`, `hole_of_alpha` and `prepare` refuse.
     """
     began = time.perf_counter()
     mode = probe(image, limits).mode
     picture = decode(image, limits)
-    hole, mask_mode = _hole(picture, mask, job, limits)
-    hole = grow(hole, max(job.mask_grow, job.mask_feather))
-    plan = prepare(picture.pixels, hole, filler.rule, feather=job.mask_feather)
-    decoded = time.perf_counter()
-    infer: list[float] = []
-    pixels = finish(plan, _fills(plan, filler, infer))
-    filled = picture.with_pixels(pixels, hole, opaque=mask is None)
-    data = encode(filled, job.output_format, job.output_quality)
-    ended = time.perf_counter()
-    written = picture.format if job.output_format == "same" else job.output_format
+    hole, mask_mode = _hole(picture, mask, options, limits)
+    hole = grow(hole, max(options.mask_grow, options.mask_feather))
+    plan = prepare(picture.pixels, hole, rule, feather=options.mask_feather)
+    source: Literal["mask", "alpha"] = "alpha" if mask is None else "mask"
+    return Opened(picture, plan, mode, source, mask_mode, time.perf_counter() - began)
+
+
+def close_picture(
+    opened: Opened, pixels: Pixels, options: Options, *, infer: float, lay: float
+) -> Restored:
+    """Encode a picture whose windows are filled.
+
+    Args:
+        opened: by `open_picture`.
+        pixels: of `Finish`, all fills laid.
+        options: how the result is written.
+        infer: seconds spent in the generator.
+        lay: seconds spent laying fills.
+
+    Raises:
+        InpaintError: what `encode` refuses.
+    """
+    began = time.perf_counter()
+    picture, hole = opened.picture, opened.plan.hole
+    filled = picture.with_pixels(pixels, hole, opaque=opened.mask_source == "alpha")
+    data = encode(filled, options.output_format, options.output_quality)
+    written = picture.format if options.output_format == "same" else options.output_format
+    encoded = time.perf_counter() - began
     return Restored(
         data=data,
         media_type=MEDIA_TYPES[written],
         format=picture.format,
-        mode=mode,
+        mode=opened.mode,
         width=picture.width,
         height=picture.height,
-        mask_source="alpha" if mask is None else "mask",
-        mask_mode=mask_mode,
-        coverage=float(hole.mean()),
-        windows=len(plan.windows),
-        seconds={
-            "decode": decoded - began,
-            "infer": sum(infer),
-            "encode": ended - decoded - sum(infer),
-        },
+        mask_source=opened.mask_source,
+        mask_mode=opened.mask_mode,
+        coverage=np.count_nonzero(hole) / hole.size,
+        windows=len(opened.plan.windows),
+        seconds={"decode": opened.seconds, "infer": infer, "encode": lay + encoded},
     )
 
 
 def _hole(
-    picture: Picture, mask: bytes | None, job: InpaintJob, limits: Limits
+    picture: Picture, mask: bytes | None, options: Options, limits: Limits
 ) -> tuple[Hole, ReadMode]:
     """Return the hole as it was marked, and how it was marked."""
     if mask is None:
@@ -96,30 +130,7 @@ def _hole(
         mask,
         picture.height,
         picture.width,
-        mode=job.mask_mode,
-        fit=job.mask_fit,
+        mode=options.mask_mode,
+        fit=options.mask_fit,
         limits=limits,
     )
-
-
-def _fills(plan: Plan, filler: Filler, seconds: list[float]) -> Iterator[Pixels]:
-    """Yield the fills of a plan's windows; add the seconds that each batch took."""
-    for batch in batches(plan.windows):
-        pixels, holes = plan.inputs(batch)
-        began = time.perf_counter()
-        fills = _fill(filler, pixels, holes)
-        seconds.append(time.perf_counter() - began)
-        yield from fills
-
-
-def _fill(filler: Filler, pixels: NDArray[np.uint8], holes: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Run the filler; what it raises is a problem of this picture, not the end of the worker."""
-    try:
-        return filler(pixels, holes)
-    except (InpaintError, JobTimeoutException):
-        raise
-    except Exception as error:
-        log.exception("the generator raised, given windows %s", pixels.shape)
-        raise ModelFailed(
-            f"The model failed on this picture ({type(error).__name__}); another one may not."
-        ) from error

@@ -12,11 +12,13 @@ from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
 from inpaint.blobs import Blobs
-from inpaint.errors import InpaintError, TimedOut
+from inpaint.errors import InpaintError, ModelFailed, TimedOut
+from inpaint.highres import Filler, batches
 from inpaint.jobs import InpaintJob, Outcome, Problem
+from inpaint.restore import Finish
 from inpaint.settings import Settings
 
-from .pipeline import inpaint_bytes
+from .pipeline import Options, Restored, close_picture, open_picture
 from .zoo import Zoo
 
 log = logging.getLogger("inpaint.worker")
@@ -67,7 +69,7 @@ def run(job: InpaintJob, workplace: Workplace) -> Outcome:
         digest = workplace.zoo.cards[job.model].digest
         image = workplace.blobs.get(job.image)
         mask = workplace.blobs.get(job.mask) if job.mask else None
-        done = inpaint_bytes(image, mask, job, filler, workplace.settings.limits)
+        done = _restored(image, mask, job, filler, workplace)
         result = workplace.blobs.put(done.data)
     except JobTimeoutException:
         limit = workplace.settings.job_timeout_seconds
@@ -77,3 +79,32 @@ def run(job: InpaintJob, workplace: Workplace) -> Outcome:
         return Outcome(model=job.model, digest=digest, problem=Problem.of(refusal))
     facts = {name: value for name, value in vars(done).items() if name != "data"}
     return Outcome(model=job.model, digest=digest, result=result, **facts)
+
+
+def _restored(
+    image: bytes, mask: bytes | None, job: InpaintJob, filler: Filler, workplace: Workplace
+) -> Restored:
+    options = Options(
+        mask_mode=job.mask_mode,
+        mask_fit=job.mask_fit,
+        mask_grow=job.mask_grow,
+        mask_feather=job.mask_feather,
+        output_format=job.output_format,
+        output_quality=job.output_quality,
+    )
+    opened = open_picture(image, mask, options, filler.rule, workplace.settings.limits)
+    canvas, began = Finish(opened.plan), time.perf_counter()
+    for batch in batches(opened.plan.windows):
+        try:
+            fills = filler(*opened.plan.inputs(batch))
+        except (InpaintError, JobTimeoutException):
+            raise
+        except Exception as error:
+            log.exception("the generator raised")
+            raise ModelFailed(
+                f"The model failed on this picture ({type(error).__name__})."
+            ) from error
+        for fill in fills:
+            canvas.lay(fill)
+    infer = time.perf_counter() - began
+    return close_picture(opened, canvas.pixels(), options, infer=infer, lay=0.0)
