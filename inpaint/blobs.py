@@ -155,6 +155,8 @@ class FolderBlobs:
         try:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
+                    if not entry.is_file(follow_symlinks=False):
+                        continue
                     with suppress(FileNotFoundError):  # another process was faster
                         if entry.stat(follow_symlinks=False).st_mtime < horizon:
                             Path(entry).unlink()
@@ -207,9 +209,7 @@ class RedisBlobs:
         try:
             return command()
         except RedisError as error:
-            raise StorageUnavailable(
-                f"The store of pictures cannot be used: {error}; try again later."
-            ) from error
+            raise _refusal(error) from error
 
 
 class Patient:
@@ -295,5 +295,6 @@ def _checked(key: str) -> str:
     return key
 
 
-def _refusal(error: OSError) -> StorageUnavailable:
-    return StorageUnavailable(f"The picture cannot be stored: {error.strerror}; try again later.")
+def _refusal(error: OSError | RedisError) -> StorageUnavailable:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return StorageUnavailable(f"The store of pictures cannot be used: {reason}; try again later.")

@@ -1,7 +1,7 @@
 """What tests share: a real Redis-protocol server, a running gateway, a running service.
 
 Databases of the one server keep tests apart: 0 is flushed for each test that uses `redis`, 1
-belongs to the service with a worker, 2 to the gateway without one.
+belongs to the service with a worker, 2 to the gateway without one, 3 to blobs.
 """
 
 import json
@@ -125,6 +125,12 @@ def own_server() -> Iterator[Server]:
     """A server for one test, which may kill it."""
     with _server() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Callable[..., object]:
+    """The context manager behind `server`, for fixtures of a wider scope than a test."""
+    return _server
 
 
 @pytest.fixture
