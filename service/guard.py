@@ -40,15 +40,23 @@ class Guard:
         os.close(read_end)
 
     def spawn(
-        self, command: Sequence[str], environment: Mapping[str, str]
+        self, command: Sequence[str], environment: Mapping[str, str], *, output: int | None = None
     ) -> "subprocess.Popen[bytes]":
-        """Start `command` in a session of its own: a terminal's Ctrl-C does not reach it."""
+        """Start `command` in a session of its own: a terminal's Ctrl-C does not reach it.
+
+        Args:
+            command: the program and its arguments.
+            environment: the whole of it.
+            output: a file descriptor for what it prints; None: where the supervisor prints.
+        """
         return subprocess.Popen(
             command,
             env=dict(environment),
             start_new_session=True,
             pass_fds=(self._lock,),
             stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
             preexec_fn=self._announce,  # in the child: it is known before it can do anything
         )
 
