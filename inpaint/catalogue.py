@@ -4,7 +4,7 @@ A worker publishes its card with every beat, also while a job runs; a card that 
 expires, so a worker that hangs or is killed drops out by itself.
 """
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from rq.utils import as_text
@@ -39,6 +39,7 @@ class WorkerCard(BaseModel):
     engine: str  # what runs the networks, e.g. "torch"
     precision: str  # of the learned models: "fp32" or "bf16"
     models: tuple[Card, ...]
+    rate: float = Field(default=0.0, ge=0)  # jobs finished per second while busy; 0: not known yet
 
 
 def publish(redis: Redis, card: WorkerCard) -> None:
