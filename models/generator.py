@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from inpaint.highres import SizeRule
@@ -33,7 +34,9 @@ class Generator(nn.Module):
         Raises:
             ValueError: if a shape breaks `rule`, or image and mask disagree.
         """
-        self._check(image, mask)
+        # sizes are variables in a trace
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            self._check(image, mask)
         return self.generate(image * (1 - mask), mask)
 
     def generate(self, visible: Tensor, mask: Tensor) -> Tensor:

@@ -168,12 +168,13 @@ def test_values_that_are_not_finite_are_a_failure_of_the_model(generator):
         TorchFiller(generator)(*windows(1, 16, 16))
 
 
-def test_warming_fills_one_window_of_each_size():
-    recorder = Recorder(SizeRule(multiple=8))
+def test_warming_fills_batches_of_the_trained_size_with_holes():
+    recorder = Recorder(SizeRule(multiple=8, trained=250))
 
-    TorchFiller(recorder).warm([(16, 24), (30, 8)])
+    TorchFiller(recorder).warm()
 
-    assert [tuple(mask.shape) for _, mask in recorder.seen] == [(1, 1, 16, 24), (1, 1, 32, 8)]
+    shapes = [tuple(mask.shape) for _, mask in recorder.seen]
+    assert shapes == [(1, 1, 256, 256), (2, 1, 256, 256), (4, 1, 256, 256)]
     assert all(0 < mask.mean() < 1 for _, mask in recorder.seen)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -13,11 +13,11 @@ import torch
 
 from inpaint.catalogue import Card
 from inpaint.errors import StartFailed, UnknownModel
-from inpaint.highres import Filler
 from inpaint.settings import Settings
 from models.checkpoint import SUFFIX, load
 from models.classical import Classical
-from models.filler import Precision, TorchFiller
+from models.engine import Precision
+from models.filler import Filler, fastest_filler
 from models.generator import Generator
 from models.registry import GENERATORS, create
 
@@ -25,6 +25,7 @@ CLASSICAL = [name for name, kind in GENERATORS.items() if issubclass(kind, Class
 DIGEST_DIGITS = 16  # hexadecimal, of the 64 that SHA-256 has: enough to tell checkpoints apart
 
 PRECISIONS: dict[str, Precision | None] = {"auto": None, "bf16": "bfloat16", "fp32": "float32"}
+SHORT = {precision: word for word, precision in PRECISIONS.items()}
 
 log = logging.getLogger("inpaint.worker")
 
@@ -36,7 +37,7 @@ class Zoo:
     fillers: Mapping[str, Filler]
     cards: Mapping[str, Card]
     device: str = "cpu"
-    engine: str = "opencv"  # of the learned models, if there is one
+    engine: str = "opencv"  # of the learned models, if there is one; "openvino, torch eager" if two
     precision: str = "fp32"  # likewise
 
     @classmethod
@@ -46,7 +47,8 @@ class Zoo:
         Raises:
             BadCheckpoint: naming the file and the reason.
             UnknownModel: if a model is asked for that is not found.
-            StartFailed: if the device is not there, or the folder of checkpoints.
+            StartFailed: if the device is not there, or the folder of checkpoints, or if OpenVINO is
+                asked for and does not take a model.
         """
         found = find(settings.checkpoints)
         known = [*found, *CLASSICAL]
@@ -54,24 +56,30 @@ class Zoo:
             if name not in known:
                 raise UnknownModel(f"There is no model {name}; found are: {', '.join(known)}.")
         device, precision = _device(settings.device), PRECISIONS[settings.precision]
-        fillers: dict[str, TorchFiller] = {}
+        fillers: dict[str, Filler] = {}
         cards = {}
         for name in settings.models or known:
             began = time.monotonic()
             generator, cards[name] = _open(name, found.get(name))
-            filler = fillers[name] = TorchFiller(generator, device=device, precision=precision)
+            filler = fillers[name] = fastest_filler(generator, device, precision, settings.engine)
             loaded = time.monotonic()
-            if not isinstance(generator, Classical):  # OpenCV is as fast the first time
-                filler.warm([(filler.rule.trained, filler.rule.trained)])
+            filler.warm()
             warmed = time.monotonic()
-            log.info("%s loaded in %.1f s, warmed in %.1f s", name, loaded - began, warmed - loaded)
-        shown = next(iter(fillers.values()))  # a learned one, where there is one: they go first
+            log.info(
+                "%s loaded in %.1f s for %s, warmed in %.1f s",
+                name,
+                loaded - began,
+                filler.engine,
+                warmed - loaded,
+            )
+        learned = [filler for name, filler in fillers.items() if name not in CLASSICAL]
+        shown = learned or list(fillers.values())
         return cls(
             fillers,
             cards,
-            device=shown.device,
-            engine=shown.engine,
-            precision="bf16" if shown.precision == "bfloat16" else "fp32",
+            device=shown[0].device,
+            engine=_words(filler.engine for filler in shown),
+            precision=_words(SHORT[filler.precision] for filler in shown),
         )
 
     def filler(self, name: str) -> Filler:
@@ -121,6 +129,11 @@ def _open(name: str, path: Path | None) -> tuple[Generator, Card]:
         source=header.source or None,
     )
     return generator, card
+
+
+def _words(words: Iterable[str]) -> str:
+    """Return each of the words once."""
+    return ", ".join(dict.fromkeys(words))
 
 
 def _device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
