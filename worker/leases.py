@@ -1,0 +1,410 @@
+"""Jobs under lease: RQ's worker, three steps of which are scripts that do all or nothing.
+
+    CLAIM   queue -> lease            claim.lua
+    COMMIT  lease -> ended            commit.lua: RQ's own writes, replayed while the lease holds
+    REAP    lost lease -> front of its queue, or failed    reap.lua, which also renews our leases
+
+A job may be run twice, and ends once. All that is known about RQ's inside is known here: what is
+overridden are methods of RQ 2.12 that `work` calls, and tests/test_rq_contract.py compares what is
+left behind with what RQ's own worker leaves. Nothing is imported or called because Redis names it.
+
+Three threads: the main one claims, one commits, one renews and watches.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, Protocol, TypeVar
+from uuid import uuid4
+from zlib import compress
+
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq import SimpleWorker, worker_registration
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq.utils import as_text, now, utcformat
+from rq.worker import WorkerStatus
+
+from inpaint.jobs import BELL, CONTRACT, INPAINT_TASK, LANES, SETTLE, Lane, connect, queue_name
+from inpaint.settings import Settings
+
+FIRST_PAUSE_SECONDS = 0.25  # while Redis is away; doubled each time
+LONGEST_PAUSE_SECONDS = 5.0
+BELL_SECONDS = 1  # redis-py gives up an answer after jobs.SOCKET_SECONDS, so wait for less
+WAIT_SECONDS = 0.2  # for the stages, before a signal is looked for
+AWAY_SECONDS = 1.0  # between claims while Redis is away
+RECORD_SECONDS = 30  # for which RQ shows a worker that was killed
+BULK_EVERY = 4  # claims: the last of so many prefers the bulk lane, so that it never starves
+
+SCRIPTS = {
+    "claim": (Path(__file__).parent / "claim.lua").read_text(),
+    "commit": SETTLE + (Path(__file__).parent / "commit.lua").read_text(),
+    "reap": SETTLE + (Path(__file__).parent / "reap.lua").read_text(),
+}
+
+log = logging.getLogger("inpaint.worker")
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Claim:
+    """A job that this worker holds a lease on."""
+
+    id: str
+    payload: dict[str, Any]  # InpaintJob as JSON
+    lane: Lane
+    alone: bool  # it has lost a worker before: nothing else is in flight beside it
+    began: float  # time.monotonic() of the claim
+    live: bool = True  # False once it is cancelled or its lease is lost: work on it no further
+
+
+Claimed = tuple[Claim, Exception | None]  # with the reason why it cannot be run, if there is one
+Ending = dict[str, Any] | Exception | None  # Outcome as JSON | a bug | dropped: nothing to commit
+
+
+class Stages(Protocol):
+    """What the queue needs of those who do the work."""
+
+    def room(self, seconds: float) -> int:
+        """Wait at most `seconds` until jobs may be taken; return how many (0: none yet)."""
+
+    def take(self, claim: Claim) -> None:
+        """Begin with a job. Never blocks, never raises."""
+
+    def ended(self, seconds: float) -> list[tuple[Claim, Ending]]:
+        """Wait at most `seconds` for at least one that has ended; each is handed out once."""
+
+    def stalled(self) -> float:
+        """Seconds that the longest running call of a stage has lasted; 0.0 if none runs."""
+
+    def drain(self) -> None:
+        """Return once everything taken has been handed out by `ended`."""
+
+
+class BatchWorker(SimpleWorker):
+    """RQ's worker without a child process, which holds many jobs at once, each under a lease.
+
+    Args:
+        settings: of leases, and where Redis is.
+        models: whose queues are served.
+        stages: who do the work.
+    """
+
+    def __init__(self, settings: Settings, models: Sequence[str], stages: Stages) -> None:
+        connection = connect(settings)
+        # A claim that redis-py sent again by itself could take jobs that nobody hears of.
+        connection.set_retry(Retry(NoBackoff(), 0))
+        super().__init__(
+            [queue_name(lane, model) for model in models for lane in LANES],
+            connection=connection,
+            serializer=JSONSerializer,
+            log_job_description=False,
+        )
+        self._settings = settings
+        self._stages = stages
+        self._run = {name: connection.register_script(text) for name, text in SCRIPTS.items()}
+        self._keys: dict[Lane, list[str]] = {"interactive": [], "bulk": []}
+        for interactive, bulk in zip(self.queue_keys()[::2], self.queue_keys()[1::2], strict=True):
+            self._keys["interactive"] += [interactive, bulk]
+            self._keys["bulk"] += [bulk, interactive]
+        self._held: dict[Claim, tuple[Job, str]] = {}  # with the token of its lease
+        self._changed = threading.Condition()  # guards `_held`, told when it shrinks
+        self._claims = 0
+        self._token = uuid4().hex  # of the next claim
+        self._unsure = False  # the last claim's answer was lost: it may have taken jobs
+        self._beat_at = 0.0  # server's time of the last beat
+        self._reap_from = 0.0  # server's time
+        self._drained = threading.Event()
+        self._ended = threading.Event()
+        self._committer = self._thread(self._commit_until_drained)
+        self._beat = self._thread(self._beat_until_ended)
+
+    # RQ's loop calls these
+
+    def bootstrap(self, *args: Any, **options: Any) -> None:
+        """As RQ does; then begin to renew and to commit."""
+        super().bootstrap(*args, **options)
+        self._beat.start()
+        self._committer.start()
+
+    def dequeue_job_and_maintain_ttl(  # type: ignore[override]  # many jobs, not one
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[list[Claimed], Any] | None:
+        """Wait until there is room, then for jobs; None when asked to stop.
+
+        With RQ's burst mode (`timeout` None) also when no job is left.
+        """
+        while not self._stop_requested:
+            room = self._room()
+            if not room:
+                continue
+            try:
+                if claimed := self.claim(room):
+                    return claimed, self.queues[0]
+                if timeout is None and not self._held:
+                    break
+                self.connection.blpop([BELL], timeout=BELL_SECONDS)
+            except RedisError as error:
+                log.warning("cannot take jobs, going on trying: %s", error)
+                time.sleep(AWAY_SECONDS)
+        return None
+
+    def execute_job(self, claimed: list[Claimed], queue: Any) -> None:  # type: ignore[override]
+        """Give jobs to the stages; one that is none of ours ends here."""
+        for claim, fault in claimed:
+            if fault:
+                self.commit([(claim, fault)])
+            else:
+                self._stages.take(claim)
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """Take no more jobs and finish those taken; a second signal ends the process at once."""
+        self._stop_requested = True
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _end_at_once)
+
+    def teardown(self) -> None:
+        """Wait until all that was taken has ended and is committed."""
+        self._stages.drain()
+        self._drained.set()
+        self._committer.join()
+        self._ended.set()
+        self._beat.join()
+        try:
+            self.register_death()  # type: ignore[no-untyped-call]  # RQ states none
+        except RedisError as error:
+            log.warning("RQ's record of this worker expires by itself: %s", error)
+
+    def register_birth(self) -> None:
+        """As RQ does; where Redis refuses, the beat does it later."""
+        self.birth_date = self.last_heartbeat = now()
+        try:
+            super().register_birth()  # type: ignore[no-untyped-call]  # RQ states none
+        except RedisError as error:
+            log.warning("RQ does not know of this worker yet: %s", error)
+
+    @property
+    def connection_timeout(self) -> int:
+        """What RQ would raise the connection's time-out to: it stays."""
+        return 0
+
+    def _nothing(self, *args: object, **options: object) -> None:
+        """Do nothing, where RQ would write to Redis unguarded, or listen to it."""
+
+    # The beat says that the worker lives and is busy, claim.lua looks whether workers are
+    # suspended, reap.lua cleans: RQ's own cleaners would fail lost jobs beside it.
+    set_state = heartbeat = check_for_suspension = run_maintenance_tasks = subscribe = _nothing
+
+    # claim
+
+    def _room(self) -> int:
+        with self._changed:
+            if any(claim.alone for claim in self._held):
+                self._changed.wait(WAIT_SECONDS)
+                return 0
+        return self._stages.room(WAIT_SECONDS)
+
+    def claim(self, room: int) -> list[Claimed]:
+        """Take at most so many jobs, of one model, into leases."""
+        lane: Lane = "bulk" if self._claims % BULK_EVERY == BULK_EVERY - 1 else "interactive"
+        words: list[Any] = [self._token, self._settings.lease_seconds, room]
+        words += [int(not self._held), int(self._unsure), self.name, utcformat(now())]
+        self._unsure = True
+        found = self._run["claim"](keys=self._keys[lane], args=words)
+        self._unsure = False
+        if not found:
+            return []
+        self._claims += 1
+        token, self._token = self._token, uuid4().hex
+        return [self._hold(token, *fields) for fields in found]
+
+    def _hold(
+        self, token: str, key: bytes, job_id: bytes, lost: int, fields: list[bytes]
+    ) -> Claimed:
+        """Read a job that was claimed."""
+        job = Job(as_text(job_id), connection=self.connection, serializer=JSONSerializer)
+        job.data = b""
+        payload: dict[str, Any] = {}
+        fault = None
+        try:
+            job.restore(dict(zip(fields[::2], fields[1::2], strict=True)))
+            payload = _payload(job)
+        except Exception as error:  # noqa: BLE001  # RQ raises many kinds; all are this job's fault
+            fault = error
+        job.origin = as_text(key).removeprefix(self.queue_class.redis_queue_namespace_prefix)
+        lane: Lane = "bulk" if as_text(key) in self._keys["bulk"][::2] else "interactive"
+        claim = Claim(job.id, payload, lane, bool(lost), time.monotonic())
+        with self._changed:
+            self._held[claim] = job, token
+        return claim, fault
+
+    # commit
+
+    def _commit_until_drained(self) -> None:
+        while not self._drained.is_set():
+            if ended := self._stages.ended(WAIT_SECONDS):
+                self.commit(ended)
+
+    def commit(self, ended: list[tuple[Claim, Ending]]) -> None:
+        """End jobs, however long Redis is away: what was worked out is kept until then."""
+        worth = [(claim, ending) for claim, ending in ended if ending is not None]
+        words = [word for claim, ending in worth for word in self._record(claim, ending)]
+        if words:
+            mine = _insist("cannot commit", lambda: self._run["commit"](args=words))
+            for (claim, _), ours in zip(worth, mine, strict=True):
+                if not ours:
+                    log.info("%s: canceled, or lost to another worker: not committed", claim.id)
+        with self._changed:
+            for claim, _ in ended:
+                del self._held[claim]
+            self._changed.notify_all()
+
+    def _record(self, claim: Claim, ending: dict[str, Any] | Exception) -> list[Any]:
+        """The arguments of commit.lua for one job: what RQ itself writes when it ends."""
+        job, token = self._held[claim]
+        writes = self.connection.pipeline()  # only records: it is never executed
+        job.ended_at = job.last_heartbeat = now()
+        job.started_at = job.started_at or job.ended_at
+        facts: Any = {
+            "pipeline": writes,
+            "worker_name": self.name,
+            "execution_id": token,
+            "execution_started_at": job.started_at,
+            "execution_ended_at": job.ended_at,
+        }
+        if isinstance(ending, Exception):
+            log.error("%s failed", claim.id, exc_info=ending)
+            status = JobStatus.FAILED
+            job.set_status(status, pipeline=writes)
+            job._handle_failure("".join(traceback.format_exception(ending)), **facts)
+            self.increment_failed_job_count(writes)
+        else:
+            status = JobStatus.FINISHED
+            job._result = ending
+            kept = job.get_result_ttl(self.default_result_ttl)
+            self.increment_successful_job_count(writes)
+            job._handle_success(kept, **facts)
+            job.cleanup(kept, pipeline=writes, remove_from_queue=False)
+        self.increment_total_working_time(job.ended_at - job.started_at, writes)
+        words = [job.origin, job.id, token, status, len(writes.command_stack)]
+        for command, _ in writes.command_stack:
+            words += [len(command), *command]
+        return words
+
+    # renew, reap, watch
+
+    def _beat_until_ended(self) -> None:
+        while True:
+            if self._stages.stalled() > self._settings.stall_seconds:
+                log.critical("a stage stands still: ending, so that another worker takes its jobs")
+                os._exit(os.EX_SOFTWARE)
+            try:
+                self.renew_and_reap()
+                self._report()
+            except RedisError as error:
+                log.warning("cannot renew leases, going on trying: %s", error)
+            if self._ended.wait(self._settings.lease_seconds / 4):
+                return
+
+    def renew_and_reap(self) -> None:
+        """Renew our leases, learn which of them are lost, and return the jobs of lost workers."""
+        lease, kept = self._settings.lease_seconds, self._settings.result_ttl_seconds
+        why = f"WorkerLost: {self._settings.max_lost + 1} workers were lost while they ran this job"
+        words: list[Any] = [f"v{CONTRACT}.", lease, self._beat_at, self._reap_from]
+        words += [self._settings.max_lost, kept, utcformat(now())]
+        words += [b64encode(compress(why.encode())), BELL]  # as RQ writes the text of a Result
+        with self._changed:
+            held = [(claim, job, token) for claim, (job, token) in self._held.items() if claim.live]
+        for _, job, token in held:
+            words += [job.origin, job.id, token]
+        server_time, *ours = self._run["reap"](args=words)
+        for (claim, _, _), still in zip(held, ours, strict=True):
+            claim.live = bool(still)
+        beat_at, self._beat_at = self._beat_at, float(server_time)
+        if beat_at and self._beat_at - beat_at > lease / 2:  # Redis, or we, were away
+            self._reap_from = self._beat_at + lease
+
+    def _report(self) -> None:
+        """RQ's record of this worker: written anew where it has expired or was refused."""
+        with self.connection.pipeline(transaction=False) as pipeline:
+            super().heartbeat(RECORD_SECONDS, pipeline=pipeline)
+            pipeline.hset(self.key, "state", WorkerStatus.BUSY if self._held else WorkerStatus.IDLE)
+            if pipeline.execute()[0]:  # the field is new
+                pipeline.hset(self.key, mapping=self.serialize())
+                worker_registration.register(self, pipeline)
+                pipeline.execute()
+
+    # threads and pauses
+
+    def _thread(self, run: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(target=_or_end, args=(run,), name=run.__name__[1:], daemon=True)
+
+
+def _payload(job: Job) -> dict[str, Any]:
+    """What a job asks for. Its function's name is a label: it is neither imported nor called."""
+    if job.func_name != INPAINT_TASK or job.instance is not None:
+        raise ValueError(f"the task {job.func_name!r} is not {INPAINT_TASK!r}: not run")
+    if len(job.args) != 1 or not isinstance(job.args[0], dict) or job.kwargs:
+        raise ValueError(f"{INPAINT_TASK} takes one InpaintJob as a dict and nothing else: not run")
+    return job.args[0]
+
+
+def _or_end(run: Callable[[], None]) -> None:
+    """A worker that has lost a thread would hold jobs for ever: it ends, and others take them."""
+    try:
+        run()
+    except BaseException:
+        log.exception("a thread of the worker failed: ending")
+        os._exit(os.EX_SOFTWARE)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(128 + number)
+
+
+def work(settings: Settings, models: Sequence[str], stages: Stages) -> None:
+    """Run jobs until SIGTERM or SIGINT; Redis may go away and come back meanwhile."""
+    worker = _insist("cannot begin", lambda: BatchWorker(settings, models, stages))
+    worker.work(logging_level="WARNING")
+    if not worker._stop_requested:
+        sys.exit(os.EX_SOFTWARE)  # RQ has logged why its loop ended
+
+
+def wait_for_redis(settings: Settings) -> None:
+    """Return once Redis answers."""
+    with connect(settings) as redis:
+        _insist("waiting for Redis", redis.ping)
+
+
+def _insist(complaint: str, call: Callable[[], T]) -> T:
+    """What a call returns, once Redis answers; it is made again until then."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return call()
+        except RedisError as error:
+            log.warning("%s, going on trying: %s", complaint, error)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def exit_on_signals() -> None:
+    """Let SIGTERM and SIGINT leave all `with` blocks and end the process, when no job can run."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)
+
+
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
