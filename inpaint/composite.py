@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .highres import Pixels, Window
-from .mask import Hole, feather_weights
+from .mask import Box, Hole, bounding_box, rim
 
 
 def composite(pixels: Pixels, fill: Pixels, hole: Hole) -> Pixels:
@@ -22,6 +22,7 @@ def composite(pixels: Pixels, fill: Pixels, hole: Hole) -> Pixels:
 
 
 STRIP = 256  # rows
+Slopes = tuple[NDArray[np.float32], NDArray[np.float32]]  # down and across a window's box
 
 
 class Canvas:
@@ -46,45 +47,61 @@ class Canvas:
         self.pixels = pixels
         self._hole = hole
         self._share = hole_share
-        self._weight = np.zeros(hole.shape, np.float16)  # of what has been laid so far
-        if feather:  # what is to be blended is kept, since it is about to be written over
-            weights = feather_weights(hole, feather)
-            self._rim = np.nonzero(hole & (weights < 255))
-            self._rim_weights = weights[self._rim]
-            self._rim_pixels = pixels[self._rim]
+        self._laid: list[tuple[Box, Slopes]] = []  # where, within the picture, and how heavy
+        # what is to be blended is kept, since it will be written over
+        self._rim = [(*part, pixels[part[0]][part[1]]) for part in rim(hole, feather)]
 
     def lay(self, window: Window, fill: Pixels) -> None:
         """Lay a fill, as large as the window's box, into the hole."""
-        top, left, bottom, right = window.inside(*self._hole.shape)
+        top, left, bottom, right = inside = window.inside(*self._hole.shape)
+        above, before = top - window.box[0], left - window.box[1]  # of the fill: not the picture's
         down, across = _slopes(window, self._share)
-        columns = slice(left, right)
-        across = across[left - window.box[1] : right - window.box[1]]
-        for start in range(top, bottom, STRIP):  # a strip at a time: the rest is memory
-            rows = slice(start, min(start + STRIP, bottom))
-            in_fill = slice(rows.start - window.box[0], rows.stop - window.box[0])
-            weight = np.outer(down[in_fill], across)
-            weight *= self._hole[rows, columns]
-            before = self._weight[rows, columns]
-            new = fill[in_fill, left - window.box[1] : right - window.box[1]]
-            old = self.pixels[rows, columns]
-            if before.any():
-                total = before + weight
-                share = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
+        down, across = down[above:][: bottom - top], across[before:][: right - left]
+        fill = fill[above:, before:]
+        box = bounding_box(self._hole[top:bottom, left:right])
+        if box is None:
+            return
+        for start in range(box[0], box[2], STRIP):  # a strip at a time: the rest is memory
+            rows, columns = slice(start, min(start + STRIP, box[2])), slice(box[1], box[3])
+            place = top + rows.start, left + columns.start, top + rows.stop, left + columns.stop
+            here = slice(place[0], place[2]), slice(place[1], place[3])
+            weight = np.outer(down[rows], across[columns])
+            old, new = self.pixels[here], fill[rows, columns]
+            wanted = self._hole[here] & (weight > 0)
+            earlier = self._earlier(place)
+            if earlier is not None:
+                share = weight / np.maximum(earlier + weight, np.finfo(np.float32).tiny)
                 new = np.rint(old + (new.astype(np.float32) - old) * share[..., None])
-            inside = np.repeat(weight > 0, 3, axis=1).reshape(old.shape)  # faster than broadcast
-            np.copyto(old, new, where=inside, casting="unsafe")
-            before += weight.astype(np.float16)
+            threefold = np.repeat(wanted, 3, axis=1).reshape(old.shape)  # faster than broadcast
+            np.copyto(old, new, where=threefold, casting="unsafe")
+        self._laid.append((inside, (down, across)))
+
+    def _earlier(self, place: Box) -> NDArray[np.float32] | None:
+        """Return the weight (h,w) of all that has been laid over a place; None for none."""
+        total = None
+        top, left, bottom, right = place
+        for box, (down, across) in self._laid:
+            first_row, first_column = max(top, box[0]), max(left, box[1])
+            height, width = min(bottom, box[2]) - first_row, min(right, box[3]) - first_column
+            if height <= 0 or width <= 0:
+                continue
+            if total is None:
+                total = np.zeros((bottom - top, right - left), np.float32)
+            shared = total[first_row - top :, first_column - left :][:height, :width]
+            down, across = down[first_row - box[0] :], across[first_column - box[1] :]
+            shared += np.outer(down[:height], across[:width])
+        return total
 
     def feather(self) -> None:
         """Blend the outermost pixels of the hole with the picture as it was; once, at the end."""
-        old = self._rim_pixels.astype(np.float32)
-        new = self.pixels[self._rim] - old
-        new *= self._rim_weights[:, None] / np.float32(255)
-        new += old
-        self.pixels[self._rim] = np.rint(new).astype(np.uint8)
+        for (rows, columns), blended, weights, before in self._rim:
+            part = self.pixels[rows, columns]
+            old = before.astype(np.float32)
+            new = old + (part[blended] - old) * (weights[:, None] / np.float32(255))
+            part[blended] = np.rint(new).astype(np.uint8)
 
 
-def _slopes(window: Window, share: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _slopes(window: Window, share: float) -> Slopes:
     """Return two vectors whose outer product is the weight of a window's fill.
 
     It is a pyramid over the central share of the window's box, 0 at its rim, and lower where the

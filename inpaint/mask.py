@@ -7,6 +7,7 @@ Distances between pixels are the larger of the steps across and down, so that gr
 pixels above, below and beside a hole, and a square of one pixel becomes a square of 2n + 1.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ MaskMode = Literal["auto", ReadMode]
 MaskFit = Literal["exact", "resize"]
 Hole = NDArray[np.bool_]  # (H,W), True = to be filled
 Box = tuple[int, int, int, int]  # top, left, bottom, right; end exclusive
+Part = tuple[slice, slice]  # rows and columns of a picture
 
 THRESHOLD = 128  # of luminance and of alpha
 
@@ -159,8 +161,10 @@ def grow(hole: Hole, pixels: int) -> Hole:
     if pixels < 0:
         raise ValueError(f"a hole cannot grow by {pixels} pixels")
     grown = hole.copy()
-    if (near := _surroundings(hole, pixels)) is not None:
-        grown[near] = _spread(_spread(hole[near], pixels, axis=0), pixels, axis=1)
+    if pixels:
+        for tile, around, inner in _tiles(hole, pixels):
+            wider = _spread(_spread(hole[around], pixels, axis=0), pixels, axis=1)
+            grown[tile] = wider[inner]
     return grown
 
 
@@ -172,26 +176,71 @@ def feather_weights(hole: Hole, pixels: int) -> NDArray[np.uint8]:
     filled wholly where it was before.
     """
     weights = hole.astype(np.uint8) * np.uint8(255)
-    near = _surroundings(hole, 1)
-    if pixels == 0 or near is None:
-        return weights
-    # What lies deeper than the first half of the rim, blurred over the second half: 255 where
-    # the blur sees nothing else, 0 where it sees nothing of it.
-    half = (pixels + 1) // 2
-    known = ~hole[near]
-    deep = ~_spread(_spread(known, half, axis=0), half, axis=1)
-    blur = ImageFilter.BoxBlur(pixels - half)
-    weights[near] = np.asarray(Image.fromarray(deep.astype(np.uint8) * 255).filter(blur))
+    if pixels:
+        for tile, around, inner in _tiles(hole, pixels):
+            weights[tile] = _weights(hole[around], pixels)[inner]
     return weights
 
 
-def _surroundings(hole: Hole, pixels: int) -> tuple[slice, slice] | None:
-    """Return the part of the picture that is up to `pixels` away from the hole."""
-    if (box := bounding_box(hole)) is None:
-        return None
-    top, left, bottom, right = box
-    rows = slice(max(0, top - pixels), bottom + pixels)
-    return rows, slice(max(0, left - pixels), right + pixels)
+def rim(hole: Hole, pixels: int) -> Iterator[tuple[Part, Hole, NDArray[np.uint8]]]:
+    """Yield the hole's pixels whose `feather_weights` are below 255, a part at a time.
+
+    Yields:
+        A part of the picture, which of its pixels are meant, and their weights (N,).
+    """
+    if not pixels:
+        return
+    for part, around, inner in _tiles(hole, pixels):
+        weights = _weights(hole[around], pixels)[inner]
+        blended: Hole = hole[part] & (weights < 255)
+        yield part, blended, weights[blended]
+
+
+def _weights(hole: Hole, pixels: int) -> NDArray[np.uint8]:
+    """Return the weights of `feather_weights`, true where the hole is known `pixels` around."""
+    # What lies deeper than the first half of the rim, blurred over the second half: 255 where
+    # the blur sees nothing else, 0 where it sees nothing of it.
+    half = (pixels + 1) // 2
+    deep = ~_spread(_spread(~hole, half, axis=0), half, axis=1)
+    blur = ImageFilter.BoxBlur(pixels - half)
+    return np.asarray(Image.fromarray(deep.astype(np.uint8) * 255).filter(blur))
+
+
+TILE = 256  # pixels on a side, at least
+
+
+def _tiles(hole: Hole, reach: int) -> Iterator[tuple[Part, Part, Part]]:
+    """Yield the parts of a picture that have some hole within `reach`, a tile of it at a time.
+
+    Yields:
+        The part, the part with its surroundings up to `reach` away, and its place in those.
+    """
+    side = max(TILE, 4 * reach)
+    for top in range(0, hole.shape[0], side):
+        rows = slice(max(0, top - reach), top + side + reach)
+        filled = np.asarray(hole[rows].any(axis=0))
+        for left in range(0, hole.shape[1], side):
+            columns = slice(max(0, left - reach), left + side + reach)
+            if not filled[columns].any():
+                continue
+            across = np.flatnonzero(filled[columns]) + columns.start
+            down = np.flatnonzero(hole[rows, columns].any(axis=1)) + rows.start
+            spans = (
+                _span(down, top, min(top + side, hole.shape[0]), reach, hole.shape[0]),
+                _span(across, left, min(left + side, hole.shape[1]), reach, hole.shape[1]),
+            )
+            part, around, inner = zip(*spans, strict=True)
+            yield part, around, inner
+
+
+def _span(
+    places: NDArray[np.intp], start: int, end: int, reach: int, length: int
+) -> tuple[slice, slice, slice]:
+    """Return, along one axis, a tile's range near hole; with its surroundings; its place there."""
+    start, end = max(start, int(places[0]) - reach), min(end, int(places[-1]) + 1 + reach)
+    first = max(0, start - reach)
+    inner = slice(start - first, end - first)
+    return slice(start, end), slice(first, min(end + reach, length)), inner
 
 
 def _spread(hole: Hole, pixels: int, *, axis: int) -> Hole:
@@ -214,9 +263,13 @@ BLOCK = 16  # pixels on a side
 
 def blocks(hole: Hole) -> NDArray[np.uint16]:
     """Return how many pixels of each block are hole, (H/16, W/16) rounded up."""
-    rows = np.add.reduceat(hole, np.arange(0, hole.shape[0], BLOCK), axis=0, dtype=np.uint8)
-    columns = np.arange(0, hole.shape[1], BLOCK)
-    counts: NDArray[np.uint16] = np.add.reduceat(rows, columns, axis=1, dtype=np.uint16)
+    height, width = hole.shape
+    rows = np.zeros((-(-height // BLOCK), -(-width // BLOCK) * BLOCK), np.uint8)
+    ones = hole.view(np.uint8)
+    for number, row in enumerate(rows):  # many times faster than reduceat
+        strip = ones[number * BLOCK : (number + 1) * BLOCK]
+        np.add.reduce(strip, axis=0, out=row[:width], dtype=np.uint8)
+    counts: NDArray[np.uint16] = rows.reshape(len(rows), -1, BLOCK).sum(axis=2, dtype=np.uint16)
     return counts
 
 

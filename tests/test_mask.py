@@ -25,6 +25,7 @@ from inpaint.mask import (
     groups,
     grow,
     hole_of_alpha,
+    rim,
 )
 from inpaint.picture import Limits, decode, probe
 
@@ -234,10 +235,11 @@ def distances(hole):
 @pytest.mark.parametrize("seed", range(4))
 def test_a_hole_grows_by_exactly_so_many_pixels(pixels, seed):
     hole = random_hole(seed)
-    expected = np.zeros_like(hole)
-    for row, column in np.argwhere(hole):
-        top, left = max(0, row - pixels), max(0, column - pixels)
-        expected[top : row + pixels + 1, left : column + pixels + 1] = True
+    side = 2 * pixels + 1
+    sums = np.pad(hole, pixels).cumsum(axis=0).cumsum(axis=1)
+    sums = np.pad(sums, ((1, 0), (1, 0)))
+    near = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    expected = near > 0
     assert np.array_equal(grow(hole, pixels), expected)
 
 
@@ -310,3 +312,51 @@ def test_touching_blocks_are_one_group_and_others_are_not():
 
 def test_the_bounding_box_ends_behind_the_hole(hole):
     assert bounding_box(hole) == (5, 20, 14, 37)
+
+
+# --- a tile at a time -------------------------------------------------------------------------
+
+
+def speckled(height, width, seed):
+    generator = np.random.default_rng(seed)
+    hole = generator.random((height, width)) < 10 ** generator.uniform(-5, -2)
+    top, left = generator.integers(height), generator.integers(width)
+    hole[top : top + 90, left : left + 300] = True
+    hole[: height // 5, : width // 4] |= seed % 2 == 1
+    return hole
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("pixels", [1, 5, 70])
+def test_a_hole_of_many_tiles_grows_by_squares(seed, pixels):
+    hole = speckled(613, 777, seed)
+    expected = np.zeros_like(hole)
+    for row, column in np.argwhere(hole & ~np.roll(hole, 1, axis=1)):  # where a run begins
+        length = int(np.argmin([*hole[row, column:], False]))
+        rows = slice(max(0, row - pixels), row + pixels + 1)
+        expected[rows, max(0, column - pixels) : column + length + pixels] = True
+    expected |= grow(hole & ~expected, pixels)  # runs that begin at the picture's left border
+    assert np.array_equal(grow(hole, pixels), expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("pixels", [1, 5, 70])
+def test_the_rim_is_where_the_fill_is_blended(seed, pixels):
+    hole = grow(speckled(613, 777, seed), pixels)
+    weights = feather_weights(hole, pixels)
+    found = np.where(hole, 255, 0)
+    for part, blended, part_weights in rim(hole, pixels):
+        found[part][blended] = part_weights
+    assert np.array_equal(found, weights)
+    assert not weights[~hole].any()
+
+
+def test_feather_weights_do_not_depend_on_where_in_the_picture_a_hole_lies():
+    hole = np.zeros((900, 900), bool)
+    hole[3:40, 4:33] = True
+    expected = feather_weights(hole, 6)[:60, :60]
+    for down, across in ((230, 240), (251, 255), (500, 130), (777, 601)):
+        moved = np.roll(hole, (down, across), (0, 1))
+        weights = np.roll(feather_weights(moved, 6), (-down, -across), (0, 1))
+        assert np.array_equal(weights[:60, :60], expected)
+        assert not weights[60:].any()

@@ -1,5 +1,6 @@
 """Prepare, fill, finish: with fillers that paint, so that every pixel can be accounted for."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from inpaint.errors import MaskFull
 from inpaint.highres import SizeRule
 from inpaint.mask import grow
-from inpaint.restore import finish, prepare, restore
+from inpaint.restore import Finish, finish, prepare, restore
 
 GOLDEN = Path(__file__).parent / "golden"
 COLOUR = (200, 100, 50)
@@ -168,6 +169,61 @@ def test_prepare_and_finish_are_restore_in_two_steps():
     seen, holes = plan.inputs(plan.windows)
     assert seen.shape == (len(plan.windows), 32, 32, 3)
     assert np.array_equal(finish(plan, Mean()(seen, holes)), restore(pixels, hole, Mean()))
+
+
+def test_fills_are_written_into_the_plans_own_pixels():
+    pixels, hole = noise(300, 900), drawn("scratch", 300, 900, 2)
+    before = pixels.copy()
+    plan = prepare(pixels, hole, RULES["compact"])
+    canvas = Finish(plan)
+    for fill in Painter(plan.rule)(*plan.inputs(plan.windows)):
+        with pytest.raises(ValueError, match="too few"):
+            canvas.pixels()
+        canvas.lay(fill)
+    assert canvas.pixels() is pixels
+    assert np.array_equal(pixels[~hole], before[~hole])
+    assert np.all(pixels[hole] == COLOUR)
+
+
+def test_pixels_that_are_read_only_are_copied_and_stay_as_they_are():
+    pixels, hole = noise(100, 100), drawn("boxes", 100, 100, 1)
+    before = pixels.copy()
+    pixels.flags.writeable = False
+    filler = Painter(RULES["compact"])
+    plan = prepare(pixels, hole, filler.rule)
+    assert np.all(finish(plan, filler(*plan.inputs(plan.windows)))[hole] == COLOUR)
+    assert np.array_equal(pixels, before)
+
+
+@pytest.mark.parametrize("rule", ["fixed", "centre"])
+def test_windows_are_read_the_same_whether_or_not_others_are_laid_already(rule):
+    pixels, hole = noise(600, 900), drawn("scratch", 600, 900, 6)
+    hole[100:400, 100:420] = True
+    plan = prepare(pixels.copy(), hole, RULES[rule])
+    assert any(window.scale != 1 for window in plan.windows)
+    seen, holes = plan.inputs(plan.windows)
+    canvas = Finish(plan)
+    for number, fill in enumerate(np.random.default_rng(1).integers(0, 256, seen.shape, np.uint8)):
+        canvas.lay(fill)
+        again, gaps = plan.inputs(plan.windows[number : number + 3])
+        assert np.array_equal(gaps, holes[number : number + 3])
+        assert np.array_equal(again[~gaps], seen[number : number + 3][~gaps])
+
+
+def test_laying_and_reading_in_two_threads_give_what_one_thread_gives():
+    pixels, hole = noise(700, 900), drawn("boxes", 700, 900, 3) | drawn("scratch", 700, 900, 3)
+    expected = restore(pixels, hole, Mean())
+    for _ in range(5):
+        plan = prepare(pixels.copy(), hole, Mean.rule)
+        canvas = Finish(plan)
+        with ThreadPoolExecutor(1) as other:
+            laid = [
+                other.submit(canvas.lay, Mean()(*plan.inputs([window]))[0])
+                for window in plan.windows
+            ]
+        for each in laid:
+            each.result()
+        assert np.array_equal(canvas.pixels(), expected)
 
 
 def test_fills_that_are_missing_or_of_another_size_are_a_mistake():
