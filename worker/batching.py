@@ -1,0 +1,366 @@
+"""Pictures through three stages that overlap: opened, filled and closed, several at once.
+
+    codec threads     fetch and open a task; lay the fills of its windows, close it
+    collate thread    read the windows of a batch, put them together, load them
+    model thread      `filler.run`, and nothing else
+
+Two batches are in flight: one is computed while the next is made ready. That one is made as late
+as the model allows, since what arrives meanwhile joins it; nothing waits while the model is idle.
+
+What a stage raises ends the task at fault, and no other. A batch that raises is filled again one
+window at a time; one that does not fit into memory, in halves.
+
+Nothing here knows where tasks come from: `worker.tasks` does.
+"""
+
+import logging
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from queue import SimpleQueue
+
+import numpy as np
+
+from inpaint.highres import Pixels
+from inpaint.restore import Finish
+
+from .filling import Filling
+from .forming import NEWEST, Batch, Filler, Former, Task, Work
+
+IN_FLIGHT = 2  # batches
+LEAST_TASKS = 2  # one is opened while another's windows are filled
+STARTED = 4  # times as many tasks may have windows left as may have none taken
+ALBUMS_SHARE = 0.75  # of the decoded pixels: the rest is kept for interactive tasks
+UNLAID_SHARE = 0.25  # fills may wait to be laid, likewise
+MARGIN_SECONDS = 0.002  # for which a batch is ready too early rather than too late
+
+log = logging.getLogger("inpaint.worker")
+
+
+class Batching:
+    """The three stages. Methods are for any thread; tasks hear of their end in any thread."""
+
+    def __init__(
+        self,
+        fillers: Mapping[str, Filler],
+        *,
+        batch_seconds: float,
+        most_pixels: int,
+        threads: int | None = None,
+    ) -> None:
+        """Start the threads.
+
+        Args:
+            fillers: by the name of their model.
+            batch_seconds: of a batch while interactive tasks come in.
+            most_pixels: decoded at a time; one task passes however large it is.
+            threads: that decode and encode; None: as many as the machine has cores, at least 2.
+        """
+        self._fillers = fillers
+        self._most_pixels = most_pixels
+        lock = threading.Lock()
+        self._lock = lock
+        self._space = threading.Condition(lock)  # room() may have grown
+        self._ready = threading.Condition(lock)  # a batch may have become due
+        self._former = Former(fillers, batch_seconds)
+        self._arrived: deque[Work] = deque()  # not begun
+        self._parked: list[Work] = []  # fetched; too many pixels are decoded to open them
+        self._begun = 0  # tasks
+        self._alone: Work | None = None
+        self._coming = 0  # tasks of whose windows none is taken yet
+        self._decoded = 0  # pixels
+        self._unlaid = 0  # pixels
+        self._flying = 0  # batches
+        self._model_free = 0.0  # when the running batch ends, as it seems; of time.monotonic
+        self._open_seconds = 0.0  # mean
+        self._load_seconds = 0.0  # mean
+        self._closed = self._broken = False
+        self._since: dict[int, float] = {}  # by thread: when its stage call began
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # of codec threads
+        self._batches: SimpleQueue[Filling | None] = SimpleQueue()
+        self._codecs = threads or max(2, os.cpu_count() or 1)
+        loops = [("collate", self._collate), ("model", self._compute)]
+        loops += [(f"codec-{number}", self._code) for number in range(self._codecs)]
+        self._threads = [
+            threading.Thread(target=self._watched, args=(loop,), name=name, daemon=True)
+            for name, loop in loops
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # --- for who brings tasks -------------------------------------------------------------------
+
+    def put(self, task: Task) -> None:
+        """Take a task; it hears of its end by `end`."""
+        with self._lock:
+            self._former.came(task)
+            self._arrived.append(Work(task))
+            self._coming += 1
+            self._begin()
+
+    def room(self, seconds: float) -> int:
+        """Wait at most `seconds` until tasks may be put; return how many, so that batches fill."""
+        deadline = time.monotonic() + seconds
+        with self._lock:
+            while (room := self._room()) <= 0:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return 0
+                self._space.wait(left)
+            return room
+
+    def stalled(self) -> float:
+        """How many seconds the longest running stage call has lasted; infinite if a thread died."""
+        if self._broken:
+            return math.inf
+        return max((time.monotonic() - began for began in list(self._since.values())), default=0.0)
+
+    def touch(self) -> None:
+        """Let the stage call of this thread begin anew, as `stalled` sees it: it waits for good."""
+        self._since[threading.get_ident()] = time.monotonic()
+
+    def close(self) -> None:
+        """End the threads; what is under way is left where it is."""
+        with self._lock:
+            self._closed = True
+            self._ready.notify_all()
+        self._batches.put(None)
+        for _ in range(self._codecs):
+            self._calls.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    # --- codec threads --------------------------------------------------------------------------
+
+    def _code(self) -> None:
+        while (call := self._calls.get()) is not None:
+            self._since[threading.get_ident()] = time.monotonic()
+            call()
+            del self._since[threading.get_ident()], call  # frees the picture now
+
+    def _fetch(self, work: Work) -> None:
+        with self._ends(work):
+            work.task.check()
+            work.pixels = work.task.fetch()
+            with self._lock:
+                self._parked.append(work)
+                self._unpark()
+
+    def _open(self, work: Work) -> None:
+        began = time.monotonic()
+        with self._ends(work):
+            work.task.check()
+            work.plan = work.task.open()
+            work.canvas = Finish(work.plan)
+            with self._lock:
+                self._open_seconds += (time.monotonic() - began - self._open_seconds) * NEWEST
+                if work.windows:
+                    self._former.add(work)
+                    self._ready.notify()
+            if not work.windows:
+                self._lay(work)
+
+    def _lay(self, work: Work) -> None:
+        """Lay what fills there are; after the last one close the task."""
+        began = time.perf_counter()
+        with self._ends(work):
+            canvas = work.canvas
+            while True:
+                with self._lock:
+                    fills, work.fills = work.fills, []
+                    self._unlaid -= _pixels(fills)
+                    self._ready.notify()
+                    if work.ended:
+                        return
+                    if not fills:  # who adds some now starts this anew
+                        work.laying = False
+                        work.lay += time.perf_counter() - began
+                        all_laid = work.laid == len(work.windows)
+                        break
+                assert canvas is not None
+                for fill in fills:
+                    canvas.lay(fill)
+                work.laid += len(fills)
+            if all_laid:
+                assert canvas is not None
+                work.task.check()
+                work.task.close(canvas.pixels(), infer=work.infer, lay=work.lay)
+                self._end(work, None)
+
+    # --- collate thread -------------------------------------------------------------------------
+
+    def _collate(self) -> None:
+        while (batch := self._next()) is not None:
+            began = self._since[threading.get_ident()] = time.monotonic()
+            filling = self._read(batch)
+            if filling is not None:
+                self._batches.put(filling)
+            del self._since[threading.get_ident()]
+            with self._lock:
+                self._load_seconds += (time.monotonic() - began - self._load_seconds) * NEWEST
+                self._flying -= filling is None
+            del batch, filling  # while this waits, nothing is kept
+
+    def _next(self) -> Batch | None:
+        """Wait until a batch is due, and take it; None: closed."""
+        with self._lock:
+            while not self._closed:
+                batch, wait = None, None
+                if self._flying < IN_FLIGHT and self._unlaid <= UNLAID_SHARE * self._most_pixels:
+                    batch = self._former.choose()
+                if batch is not None:
+                    wait = self._wait(batch)
+                    if wait <= 0:
+                        self._flying += 1
+                        self._coming -= self._former.take(batch)
+                        self._space.notify()
+                        return batch
+                self._ready.wait(wait)
+        return None
+
+    def _wait(self, batch: Batch) -> float:
+        """In how many seconds a batch is due: at once when it is full or the model idle."""
+        if batch.full or not self._flying:
+            return 0.0
+        ahead = 2 * self._load_seconds + MARGIN_SECONDS
+        return self._model_free - ahead - time.monotonic()
+
+    def _read(self, batch: Batch) -> Filling | None:
+        """Read and load a batch's windows, without tasks that fail or should not go on."""
+        read, owners = [], []
+        for work, windows in batch.parts:
+            with self._ends(work):
+                work.task.check()
+                if (plan := work.plan) is not None:  # else it has ended meanwhile
+                    read.append(plan.inputs(windows))
+                    owners += [work] * len(windows)
+        if not read:
+            return None
+        pixels, holes = read[0]
+        if len(read) > 1:
+            pixels = np.concatenate([pixels for pixels, _ in read])
+            holes = np.concatenate([holes for _, holes in read])
+        filling = Filling(batch.model, self._fillers[batch.model], owners, pixels, holes)
+        try:
+            filling.loaded = filling.filler.load(pixels, holes)
+        except Exception:  # it is tried again, and judged, in the model thread
+            log.warning("loading %d windows failed", len(owners), exc_info=True)
+        return filling
+
+    # --- model thread ---------------------------------------------------------------------------
+
+    def _compute(self) -> None:
+        while (filling := self._batches.get()) is not None:
+            began = self._since[threading.get_ident()] = time.monotonic()
+            self._model_free = began + self._former.seconds(filling.model, _count(filling))
+            filling.run(self._goes_on, self._end)
+            del self._since[threading.get_ident()]
+            self._deliver(filling, time.monotonic() - began)
+            del filling
+
+    def _goes_on(self, work: Work) -> bool:
+        """Say whether a task is still wanted, and end it if not."""
+        with self._ends(work):
+            work.task.check()
+        return not work.ended
+
+    def _deliver(self, filling: Filling, seconds: float) -> None:
+        """Hand the fills out, to be laid."""
+        with self._lock:
+            self._flying -= 1
+            self._ready.notify()
+            if filling.seconds is not None:
+                self._former.measured(filling.model, _count(filling), filling.seconds)
+            if filling.too_large is not None:
+                self._former.too_large(filling.model, filling.too_large)
+            for work in dict.fromkeys(filling.owners):
+                work.infer += seconds
+            for work, fill in zip(filling.owners, filling.fills, strict=True):
+                if work.ended or fill is None:
+                    continue
+                work.fills.append(fill)
+                self._unlaid += _pixels([fill])
+                if not work.laying:
+                    work.laying = True
+                    self._calls.put(partial(self._lay, work))
+
+    # --- the books; with the lock held, but for `_end` -------------------------------------------
+
+    def _room(self) -> int:
+        if self._alone or any(work.task.alone for work in self._arrived):
+            return 0
+        tasks = self._former.tasks()
+        if busy := self._former.task_seconds():  # opening may take longer than filling
+            tasks += min(self._codecs, int(self._open_seconds / busy))
+        most = max(LEAST_TASKS, tasks)
+        return 0 if len(self._former.waiting) >= STARTED * most else most - self._coming
+
+    def _begin(self) -> None:
+        """Begin what has arrived, in its order; a task that wants to be alone waits until it is."""
+        while self._arrived and self._alone is None:
+            if self._arrived[0].task.alone:
+                if self._begun:
+                    return
+                self._alone = self._arrived[0]
+            self._begun += 1
+            self._calls.put(partial(self._fetch, self._arrived.popleft()))
+
+    def _unpark(self) -> None:
+        """Open what may be decoded: interactive tasks first, those of a lane in their order."""
+        for urgent, share in ((True, 1.0), (False, ALBUMS_SHARE)):
+            for work in [work for work in self._parked if work.task.urgent == urgent]:
+                if self._decoded and self._decoded + work.pixels > share * self._most_pixels:
+                    break
+                self._parked.remove(work)
+                self._decoded += work.pixels
+                self._calls.put(partial(self._open, work))
+
+    def _end(self, work: Work, error: Exception | None) -> None:
+        with self._lock:
+            if work.ended:
+                return
+            work.ended = True
+            self._begun -= 1
+            self._coming -= work.taken == 0
+            if work in self._former.waiting:
+                self._former.waiting.remove(work)
+            self._unlaid -= _pixels(work.fills)
+            self._decoded -= work.pixels
+            work.fills, work.plan, work.canvas = [], None, None
+            if self._alone is work:
+                self._alone = None
+            self._unpark()
+            self._begin()
+            self._space.notify()
+            self._ready.notify()
+        work.task.end(error)
+
+    @contextmanager
+    def _ends(self, work: Work) -> Iterator[None]:
+        """End a task by whatever its stage raises."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # a stage's errors are its task's, all of them
+            self._end(work, error)
+
+    def _watched(self, loop: Callable[[], None]) -> None:
+        """Run a thread's loop; what it raises is a bug of ours, and this process's end."""
+        try:
+            loop()
+        except BaseException:
+            log.exception("the thread %s has died", threading.current_thread().name)
+            self._broken = True
+
+
+def _pixels(fills: list[Pixels]) -> int:
+    return sum(fill.size for fill in fills) // 3
+
+
+def _count(filling: Filling) -> int:
+    """Pixels of its windows."""
+    return filling.holes.size

@@ -1,0 +1,212 @@
+"""Which windows make the next batch. No threads here: `worker.batching` calls this under its lock.
+
+A batch holds windows of one model and one size, taken in turn from the tasks that wait. Those of
+the interactive lane go first, but every fourth batch begins with an album's. A batch is no larger
+than its filler finds worth giving at once, than has fitted into memory, and, while interactive
+tasks come in, than is filled in a short time: who comes next waits for it.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inpaint.highres import Pixels, SizeRule, Window
+from inpaint.restore import Finish, Plan
+
+TURNS = 4  # of so many batches one begins with an album's windows
+RECENT_SECONDS = 1.0  # interactive tasks of this age still keep batches short
+FORGET = 1.05  # a filler may become slower by this from batch to batch, to be believed at once
+NEWEST = 0.2  # weight of the newest of a mean
+
+
+class Filler(Protocol):
+    """What is needed of a model; `models.filler` has them."""
+
+    rule: SizeRule
+    batch_pixels: int  # worth giving at once
+
+    def load(self, pixels: NDArray[np.uint8], holes: NDArray[np.bool_]) -> Any:  # its own affair
+        """Make windows (B,H,W,3) and holes (B,H,W) ready for `run`; in any thread."""
+        ...
+
+    def run(self, loaded: Any) -> NDArray[np.uint8]:
+        """Return fills (B,H,W,3); in one thread."""
+        ...
+
+
+class Task(Protocol):
+    """One picture on its way. Each method is called once, but for `check`; all may raise but `end`.
+
+    Attributes:
+        model: the name of its filler.
+        urgent: of the interactive lane.
+        alone: it is run with nothing else under way.
+    """
+
+    model: str
+    urgent: bool
+    alone: bool
+
+    def check(self) -> None:
+        """Raise if it should not go on."""
+        ...
+
+    def fetch(self) -> int:
+        """Read the files; return how many pixels opening will decode."""
+        ...
+
+    def open(self) -> Plan:
+        """Decode, and plan the windows."""
+        ...
+
+    def close(self, pixels: Pixels, *, infer: float, lay: float) -> None:
+        """Take the filled pixels, and the seconds spent on its windows."""
+        ...
+
+    def end(self, error: Exception | None) -> None:
+        """Hear that it is over: closed, or ended by an error. Called last, in any thread."""
+        ...
+
+
+@dataclass(eq=False)
+class Work:
+    """A task under way, and how far it has come."""
+
+    task: Task
+    pixels: int = 0  # decoded, that count as in flight
+    plan: Plan | None = None
+    canvas: Finish | None = None
+    taken: int = 0  # windows given to batches
+    laid: int = 0  # windows
+    fills: list[Pixels] = field(default_factory=list)  # to be laid
+    laying: bool = False
+    infer: float = 0.0  # seconds that its windows were in the generator
+    lay: float = 0.0  # seconds
+    ended: bool = False
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """Of the plan."""
+        return self.plan.windows if self.plan else ()
+
+
+@dataclass(eq=False)
+class Batch:
+    """Windows to be filled at once."""
+
+    model: str
+    size: tuple[int, int]  # of each window
+    parts: list[tuple[Work, list[Window]]]
+    full: bool  # more windows would not fit
+
+
+class Former:
+    """The tasks whose windows wait, and the sizes of batches."""
+
+    def __init__(self, fillers: Mapping[str, Filler], batch_seconds: float) -> None:
+        """Begin with none.
+
+        Args:
+            fillers: by the name of their model.
+            batch_seconds: of a batch while interactive tasks come in.
+        """
+        self.waiting: deque[Work] = deque()
+        self._fillers = fillers
+        self._batch_seconds = batch_seconds
+        self._formed = 0
+        self._came = -math.inf  # when the last interactive task did
+        self._fitted: dict[str, int] = {}  # pixels, after a batch did not fit into memory
+        self._pace: dict[str, float] = {}  # seconds per pixel, of batches without trouble
+        self._area: dict[str, float] = {}  # pixels of all windows of a task, in the mean
+        self._model: str | None = None  # of the last batch
+
+    def came(self, task: Task) -> None:
+        """Hear of a new task."""
+        if task.urgent:
+            self._came = time.monotonic()
+
+    def add(self, work: Work) -> None:
+        """Let an opened task wait."""
+        model, most = work.task.model, self._most(work.task.model)
+        area = min(most, sum(math.prod(window.size) for window in work.windows))
+        self._area[model] = area + (self._area.get(model, area) - area) * (1 - NEWEST)
+        self._model = model
+        self.waiting.append(work)
+
+    def choose(self) -> Batch | None:
+        """Return the next batch without taking it; None if nothing waits."""
+        album_first = self._formed % TURNS == TURNS - 1
+        batch = None
+        for urgent in (not album_first, album_first):
+            ready = [work for work in self.waiting if work.task.urgent == urgent]
+            if ready and batch is None:
+                model, size = ready[0].task.model, ready[0].windows[ready[0].taken].size
+                left = max(1, self._most(model) // math.prod(size))
+                chosen: dict[Work, list[Window]] = {}
+                batch = Batch(model, size, [], full=False)
+            if batch is None:
+                continue
+            turn = deque(work for work in ready if work.task.model == batch.model)
+            while turn and left:
+                work = turn.popleft()
+                windows = chosen.get(work, [])
+                place = work.taken + len(windows)
+                if place < len(work.windows) and work.windows[place].size == batch.size:
+                    chosen.setdefault(work, windows).append(work.windows[place])
+                    left -= 1
+                    turn.append(work)
+        if batch is not None:
+            batch.parts = list(chosen.items())
+            batch.full = left == 0
+        return batch
+
+    def take(self, batch: Batch) -> int:
+        """Take a batch out; return how many tasks had none of their windows taken before."""
+        self._formed += 1
+        new = 0
+        for work, windows in batch.parts:
+            new += work.taken == 0
+            work.taken += len(windows)
+            self.waiting.remove(work)
+            if work.taken < len(work.windows):
+                self.waiting.append(work)
+        return new
+
+    def tasks(self) -> int:
+        """How many tasks of the latest kind fill a batch, 1 or more."""
+        if self._model is None:
+            return 1
+        return max(1, math.ceil(self._most(self._model) / max(1.0, self._area[self._model])))
+
+    def seconds(self, model: str, pixels: int) -> float:
+        """How long a batch will take at least, as far as is known."""
+        return self._pace.get(model, 0.0) * pixels
+
+    def task_seconds(self) -> float:
+        """How long the windows of a task of the latest kind take, as far as is known."""
+        if self._model is None:
+            return 0.0
+        return self._pace.get(self._model, 0.0) * self._area[self._model]
+
+    def measured(self, model: str, pixels: int, seconds: float) -> None:
+        """Learn how long a batch took."""
+        pace = seconds / pixels
+        self._pace[model] = min(pace, self._pace.get(model, pace) * FORGET)
+
+    def too_large(self, model: str, pixels: int) -> None:
+        """Learn that a batch of so many pixels did not fit into memory."""
+        self._fitted[model] = min(pixels // 2, self._fitted.get(model, pixels))
+
+    def _most(self, model: str) -> int:
+        """Pixels of a batch, at most."""
+        most = self._fillers[model].batch_pixels
+        most = min(most, self._fitted.get(model, most))
+        if time.monotonic() - self._came < RECENT_SECONDS and self._pace.get(model):
+            most = min(most, int(self._batch_seconds / self._pace[model]))
+        return most
