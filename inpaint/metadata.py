@@ -4,6 +4,7 @@ Pillow writes the directories of EXIF into a TIFF only where it is not compresse
 them to the finished file.
 """
 
+import io
 import math
 import struct
 import threading
@@ -90,36 +91,46 @@ def options(metadata: Metadata, target: Format) -> dict[str, object]:
     return chosen
 
 
-def attach(tiff: bytes, metadata: Metadata) -> bytes:
-    """Return a TIFF with the directories of EXIF and GPS added at its end.
+def attach(tiff: io.BytesIO, metadata: Metadata) -> None:
+    """Add the directories of EXIF and GPS to a TIFF, at its end.
 
     What Pillow cannot read or write again is left out: metadata never costs a picture.
     """
     if metadata.exif is None:
-        return tiff
+        return
     try:
         with quiet():
-            return _with_directories(tiff, _directories(_loaded(metadata.exif)))
+            end, start = _with_directories(tiff, _directories(_loaded(metadata.exif)))
     except DAMAGE:
-        return tiff
+        return
+    tiff.seek(0, io.SEEK_END)
+    tiff.write(end)
+    tiff.seek(4)
+    tiff.write(start)
 
 
-def _with_directories(tiff: bytes, directories: dict[int, ImageFileDirectory_v2]) -> bytes:
-    order = exif.order(tiff)
-    (start,) = struct.unpack_from(order + "I", tiff, 4)
-    (count,) = struct.unpack_from(order + "H", tiff, start)
-    end = start + 2 + 12 * count
-    entries = [tiff[place : place + 12] for place in range(start + 2, end, 12)]
-    longer = bytearray(tiff)
+def _with_directories(
+    tiff: io.BytesIO, directories: dict[int, ImageFileDirectory_v2]
+) -> tuple[bytes, bytes]:
+    """Return what is to be added at the end, and the four bytes from 4 on that point there."""
+    with tiff.getbuffer() as file:
+        order = exif.order(bytes(file[:4]))
+        (start,) = struct.unpack_from(order + "I", file, 4)
+        (count,) = struct.unpack_from(order + "H", file, start)
+        end = start + 2 + 12 * count
+        entries = [bytes(file[place : place + 12]) for place in range(start + 2, end, 12)]
+        following, length = bytes(file[end : end + 4]), len(file)
+    added = bytearray()
     for tag, directory in directories.items():
-        longer += bytes(len(longer) % 2)
-        entries.append(struct.pack(order + "HHII", tag, 4, 1, len(longer)))
-        longer += directory.tobytes(len(longer))
-    longer += bytes(len(longer) % 2)
-    struct.pack_into(order + "I", longer, 4, len(longer))  # the first directory, written anew
-    longer += struct.pack(order + "H", len(entries))
-    longer += b"".join(sorted(entries, key=lambda entry: struct.unpack_from(order + "H", entry)))
-    return bytes(longer + tiff[end : end + 4])
+        added += bytes((length + len(added)) % 2)
+        place = length + len(added)
+        entries.append(struct.pack(order + "HHII", tag, 4, 1, place))
+        added += directory.tobytes(place)
+    added += bytes((length + len(added)) % 2)
+    first = struct.pack(order + "I", length + len(added))  # the first directory, written anew
+    added += struct.pack(order + "H", len(entries))
+    added += b"".join(sorted(entries, key=lambda entry: struct.unpack_from(order + "H", entry)))
+    return bytes(added) + following, first
 
 
 def _dpi(found: tuple[float, float] | None, header: Header) -> tuple[float, float] | None:

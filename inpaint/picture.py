@@ -9,6 +9,7 @@ the file has no room for. Animations, CMYK and 16-bit colour are refused by `pro
 """
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -46,6 +47,7 @@ WEBP_QUALITY = 90
 # Level 6 takes two to four times as long; runs alone, without a search for repetitions, are faster
 # still, and of photographs they give smaller files than level 1 with the search (zlib-ng 2.3).
 PNG_COMPRESSION = {"compress_level": 1, "compress_type": 3}  # 3: Z_RLE
+WIDEN = np.uint16(257)  # from 8 bits to 16
 WEBP_MAX_SIDE = 16_383  # pixels
 PngImagePlugin.MAX_TEXT_CHUNK = 16 * 1024 * 1024  # bytes; Pillow refuses profiles over 1 MiB
 TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate")  # lossless and common
@@ -67,8 +69,9 @@ class Picture:
     """A decoded file, upright.
 
     Attributes:
-        samples: uint8 (H,W) or (H,W,3), or uint16 (H,W); not to be written to.
-        alpha: uint8 (H,W), 255 = opaque, or None.
+        samples: uint8 (H,W) or (H,W,3), or uint16 (H,W); once only in memory, so fills are
+            written into them.
+        alpha: uint8 (H,W), 255 = opaque, or None; likewise.
     """
 
     samples: NDArray[np.uint8] | NDArray[np.uint16]
@@ -94,46 +97,65 @@ class Picture:
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """What generators see: uint8 (H,W,3), RGB, read-only; alpha left out, 16 bits rounded."""
-        samples: NDArray[np.unsignedinteger] = self.samples
-        if samples.dtype == np.uint16:
-            samples = (samples.astype(np.uint32) + 128) // 257
-        eight = samples.astype(np.uint8, copy=False)
-        if self.gray:  # three times the same plane, without a copy
-            return np.broadcast_to(eight[..., None], (*eight.shape, 3))
-        return eight
+        """What generators see: uint8 (H,W,3), RGB; alpha left out, 16 bits rounded.
+
+        Of colour the samples themselves, to be written in a hole; of gray a read-only view.
+        """
+        if not self.gray:
+            return self.samples.astype(np.uint8, copy=False)
+        plane = self.samples
+        if plane.dtype == np.uint16:
+            plane = np.empty(self.samples.shape, np.uint8)
+            for rows in strips(self.height, self.width):
+                plane[rows] = (self.samples[rows].astype(np.uint32) + 128) // 257
+        eight = plane.astype(np.uint8, copy=False)
+        return np.broadcast_to(eight[..., None], (*eight.shape, 3))  # thrice, without a copy
 
     def with_pixels(
         self, pixels: NDArray[np.uint8], hole: NDArray[np.bool_], *, opaque: bool = False
     ) -> "Picture":
-        """Return the picture with `pixels` inside `hole`; all other samples are the same.
+        """Write `pixels` into the hole; all other samples are the same.
 
         Args:
             pixels: uint8 (H,W,3), RGB. Gray pictures take their luminance.
             hole: bool (H,W), True = taken from `pixels`.
             opaque: make the hole opaque, for a hole that was the picture's own transparency.
+
+        Returns:
+            This picture, or one with copies of those arrays that are read-only.
         """
         if pixels.shape != (self.height, self.width, 3) or hole.shape != pixels.shape[:2]:
             raise ValueError(f"pixels {pixels.shape}, hole {hole.shape}, not {self.samples.shape}")
-        samples = self.samples.copy()
-        if not self.gray:
-            samples[hole] = pixels[hole]
-        elif samples.dtype == np.uint16:
-            samples[hole] = luminance(pixels[hole]).astype(np.uint16) * 257
-        else:
-            samples[hole] = luminance(pixels[hole])
+        samples = self.samples if self.samples.flags.writeable else self.samples.copy()
+        if pixels is not samples:
+            for rows in strips(*hole.shape):
+                fill: NDArray[np.unsignedinteger] = pixels[rows][hole[rows]]
+                if self.gray:
+                    fill = luminance(fill)
+                samples[rows][hole[rows]] = fill * WIDEN if samples.dtype == np.uint16 else fill
         alpha = self.alpha
         if opaque and alpha is not None:
-            alpha = np.where(hole, np.uint8(255), alpha)
+            alpha = alpha if alpha.flags.writeable else alpha.copy()
+            np.copyto(alpha, 255, where=hole)
         return replace(self, samples=samples, alpha=alpha)
+
+
+STRIP = 1_000_000  # pixels that are worked on at once: what they need besides stays small
+
+
+def strips(height: int, width: int) -> Iterator[slice]:
+    """Divide the rows of a picture into as many as are worked on at once."""
+    rows = max(1, STRIP // width)
+    return (slice(start, start + rows) for start in range(0, height, rows))
 
 
 def luminance(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the brightness of RGB `pixels` (...,3) as uint8 (...); Rec. 601, of gray the gray."""
-    if not pixels.size:
-        return np.zeros(pixels.shape[:-1], np.uint8)
-    row = Image.fromarray(np.ascontiguousarray(pixels).reshape(1, -1, 3))
-    return np.asarray(row.convert("L")).reshape(pixels.shape[:-1])
+    colours = np.ascontiguousarray(pixels).reshape(-1, 3)
+    bright = np.empty(len(colours), np.uint8)
+    for part in strips(len(colours), 1):
+        bright[part] = np.asarray(Image.fromarray(colours[None, part]).convert("L"))[0]
+    return bright.reshape(pixels.shape[:-1])
 
 
 def decode(data: bytes, limits: Limits | None = None, *, field: str = "image") -> Picture:
@@ -187,8 +209,9 @@ def encode(picture: Picture, format: OutputFormat = "same", quality: int | None 
         options = {"compression": picture.coding.compression}
     buffer = io.BytesIO()
     image.save(buffer, target.upper(), **options, **metadata_of.options(picture.metadata, target))
-    data = buffer.getvalue()
-    return metadata_of.attach(data, picture.metadata) if target == "tiff" else data
+    if target == "tiff":
+        metadata_of.attach(buffer, picture.metadata)
+    return buffer.getvalue()
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -240,16 +263,24 @@ def _samples(
         image = image.transpose(TURNS[header.orientation])
     if image.size != (header.width, header.height):
         raise ValueError(f"decoded to {image.size}")
-    if header.mode == "gray16":
-        samples = np.asarray(image).astype(np.uint16)
-        inverted = isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0
-        return (65_535 - samples if inverted else samples), None  # 0 is white: Pillow leaves it
-    mode = PILLOW_MODES[header.mode]
-    array = np.asarray(image if image.mode == mode else image.convert(mode))
-    if not header.alpha:
-        return array, None
-    colours = array[..., 0] if mode == "LA" else array[..., :3]
-    return colours.copy(), array[..., -1].copy()
+    mode = PILLOW_MODES.get(header.mode, image.mode)
+    if image.mode != mode:
+        image = image.convert(mode)
+    colours = (3,) if mode in ("RGB", "RGBA") else ()
+    kind = np.uint16 if header.mode == "gray16" else np.uint8
+    samples = np.empty((header.height, header.width, *colours), kind)
+    alpha = np.empty(samples.shape[:2], np.uint8) if header.alpha else None
+    for rows in strips(header.height, header.width):
+        end = min(rows.stop, header.height)
+        part = np.asarray(image.crop((0, rows.start, header.width, end)))
+        if alpha is None:
+            samples[rows] = part
+        else:
+            samples[rows] = part[..., :3] if colours else part[..., 0]
+            alpha[rows] = part[..., -1]
+    if kind is np.uint16 and isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0:
+        np.subtract(65_535, samples, out=samples)  # 0 is white: Pillow leaves it
+    return samples, alpha
 
 
 def _coding(image: ImageFile.ImageFile, header: Header) -> Coding:

@@ -430,6 +430,32 @@ def test_only_the_hole_is_written(image, format, hole):
     assert not np.array_equal(result[hole], before[hole])
 
 
+def test_a_fill_that_lies_in_the_samples_already_is_not_copied(hole):
+    picture = decode(saved(COLOUR, "PNG"))
+    assert picture.pixels is picture.samples
+    picture.pixels[hole] = 7
+    assert picture.with_pixels(picture.pixels, hole).samples is picture.samples
+
+
+def test_samples_that_are_read_only_are_not_written(hole):
+    samples = np.asarray(COLOUR)
+    assert not samples.flags.writeable
+    result = Picture(samples, None, "png").with_pixels(np.zeros_like(samples), hole)
+    assert np.array_equal(samples, np.asarray(COLOUR))
+    assert not result.samples[hole].any()
+
+
+@pytest.mark.parametrize("image", [COLOUR, CLEAR, GRAY, GRAY16, GRAY_CLEAR])
+def test_a_picture_of_many_strips_is_decoded_and_filled_as_one(image, hole, monkeypatch):
+    pixels = drawn()
+    whole = decode(saved(image, "PNG"))
+    expected = whole.pixels.copy(), encode(whole.with_pixels(pixels, hole, opaque=True))
+    monkeypatch.setattr("inpaint.picture.STRIP", 7 * WIDTH)
+    again = decode(saved(image, "PNG"))
+    assert np.array_equal(again.pixels, expected[0])
+    assert encode(again.with_pixels(pixels, hole, opaque=True)) == expected[1]
+
+
 def test_gray_stays_gray_and_takes_the_luminance_of_the_fill(hole):
     pixels = np.full((HEIGHT, WIDTH, 3), (250, 10, 90), np.uint8)
     expected = np.asarray(Image.fromarray(pixels).convert("L"))[0, 0]
