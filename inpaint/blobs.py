@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar, cast
+from typing import Annotated, Protocol, TypeVar, cast
 
 from pydantic import StringConstraints
 from redis import Redis
@@ -24,6 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from . import servers
 from .errors import InputGone, StartFailed, StorageUnavailable
 from .settings import Settings
 
@@ -81,7 +82,7 @@ def open_blobs(settings: Settings, *, patience: float = 0.0) -> Blobs:
     if settings.blobs is None:
         blobs = FolderBlobs(settings.blob_folder)
     else:
-        _check(settings.blobs, settings.redis)
+        servers.check_blobs(settings.blobs, settings.redis)
         blobs = RedisBlobs(settings.blobs, settings.blob_seconds)
     return Patient(blobs, patience) if patience > 0 else blobs
 
@@ -249,44 +250,6 @@ def _client(url: str) -> Redis:
         socket_connect_timeout=CONNECT_SECONDS,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
-
-
-def _check(url: str, queue_url: str) -> None:
-    """Look at a store before it is used, and warn of what does not suit pictures.
-
-    Raises:
-        StartFailed: if it is the queue's own database, or not the address of a server.
-    """
-    try:
-        (store, facts), (queue, _) = _look(url), _look(queue_url)
-    except RedisError as error:
-        log.warning("INPAINT_BLOBS is not checked, for a server is away: %s", error)
-        return
-    except ValueError as error:
-        raise StartFailed(
-            f"INPAINT_BLOBS or REDIS_URL is no address of a server: {error}."
-        ) from error
-    if store == queue:
-        raise StartFailed(
-            "INPAINT_BLOBS names the queue's own database: pictures would push out jobs. Give them"
-            " a Redis of their own, or leave it unset: then they are files."
-        )
-    if store[0] == queue[0]:
-        log.warning("INPAINT_BLOBS names the queue's own server: pictures take the jobs' memory")
-    policy = facts["maxmemory_policy"]
-    if policy.startswith("allkeys") or policy == "volatile-random":
-        log.warning("the store of pictures evicts by %s: volatile-ttl evicts the oldest", policy)
-    if not facts["maxmemory"]:
-        log.warning("the store of pictures has no maxmemory: it takes what the machine has")
-    if facts["aof_enabled"]:
-        log.warning("the store of pictures has an append-only file: each picture is written twice")
-
-
-def _look(url: str) -> tuple[tuple[str, int], dict[str, Any]]:
-    """A server's own name and the database that a URL means, and what it says about itself."""
-    with _client(url) as client:
-        facts = cast(dict[str, Any], client.info())
-        return (facts["run_id"], client.get_connection_kwargs().get("db", 0)), facts
 
 
 def _checked(key: str) -> str:
