@@ -5,6 +5,8 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing
 from typing import Annotated
 
 import psutil
@@ -15,14 +17,14 @@ from inpaint import catalogue
 from inpaint.blobs import open_blobs
 from inpaint.errors import BadCheckpoint, StartFailed, UnknownModel
 from inpaint.jobs import connect
-from inpaint.settings import load
+from inpaint.settings import Settings, load
 
 from .beat import Beat
-from .loop import exit_on_signals, wait_for_redis, work
-from .tasks import Workplace, equip
+from .leases import exit_on_signals, wait_for_redis, work
+from .tasks import Workshop
 from .zoo import Zoo
 
-PATIENCE_SECONDS = 30.0  # with a store of pictures that is away; then the job is refused
+PATIENCE_SECONDS = 30.0  # with a store of pictures that is away, before a job is refused
 
 log = logging.getLogger("inpaint.worker")
 
@@ -39,19 +41,22 @@ def worker(
     Ends with status 78 if a checkpoint is corrupt or a model unknown: starting again is no use.
     """
     given = {"models": models, "device": device}
-    settings = load({name: value for name, value in given.items() if value is not None})
+    serve(load({name: value for name, value in given.items() if value is not None}), Zoo.load)
+
+
+def serve(settings: Settings, open_zoo: Callable[[Settings], Zoo]) -> None:
+    """Be a worker until asked to stop; `open_zoo` loads and warms its models."""
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("inpaint").setLevel(logging.INFO)
     log.info("imports took %.1f s", time.time() - psutil.Process().create_time())
     exit_on_signals()
-    blobs = open_blobs(settings, patience=PATIENCE_SECONDS)
+    blobs = open_blobs(settings, patience=min(PATIENCE_SECONDS, settings.stall_seconds / 4))
     wait_for_redis(settings)
     try:
-        zoo = Zoo.load(settings)
+        zoo = open_zoo(settings)
     except (BadCheckpoint, StartFailed, UnknownModel) as refusal:
         print(f"inpaint: {refusal.detail} ({refusal.code})", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
-    equip(Workplace(settings, blobs, zoo))
     card = catalogue.WorkerCard(
         worker=f"{socket.gethostname()}-{os.getpid()}",
         pid=os.getpid(),
@@ -67,6 +72,10 @@ def worker(
         torch.get_num_threads(),
         ", ".join(zoo.cards),
     )
-    with connect(settings) as redis, Beat(redis, card):
-        work(settings)
+    with (
+        closing(Workshop(settings, blobs, zoo)) as shop,
+        connect(settings) as redis,
+        Beat(redis, settings, card, shop.rate),
+    ):
+        work(settings, tuple(zoo.fillers), shop)
     log.info("stopped")
