@@ -38,6 +38,7 @@ COMMANDS = {
     "bench fill": Command("worker.bench:fill", "Time generators as served against plain fp32."),
     "bench train": Command("training.bench:train", "Time a training step of each system."),
     "bench serve": Command("service.bench:serve", "Time what the service adds around the model."),
+    "bench chaos": Command("service.chaos:chaos", "Kill everything at random; lose no job."),
     "bench labels": Command("training.labels_bench:labels", "Compare few labels with many."),
 }
 GROUPS = {"bench": "Measure speed and memory.", "train": "Train a generator."}

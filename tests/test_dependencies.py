@@ -31,7 +31,8 @@ NEVER_IMPORTS = {
     "worker": {"fastapi"},
 }
 # Commands that the gateway's image does not offer: they start a whole service of their own.
-NOT_IN_THE_GATEWAY = {"service/bench.py", "service/demo.py"}
+NOT_IN_THE_GATEWAY = {"service/chaos.py", "service/demo.py"}
+NOT_IN_THE_GATEWAY |= {f"service/{file.name}" for file in (ROOT / "service").glob("bench*.py")}
 
 
 def imported(file: Path) -> Iterator[str]:
