@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     data: Path = Path("data")  # blobs and, when embedded, Redis's own files
     redis_url: str | None = Field(default=None, validation_alias="REDIS_URL")
     blobs: str | None = None  # redis://… for hosts without a shared disk; None: a folder of `data`
+    redis_bytes: int = Field(default=512 * MIB, ge=32 * MIB)  # memory of the embedded server
     checkpoints: Path | None = None  # a folder of checkpoints beside the shipped ones
 
     # the gateway

