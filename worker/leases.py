@@ -39,11 +39,9 @@ from rq.worker import WorkerStatus
 from inpaint.jobs import BELL, CONTRACT, INPAINT_TASK, LANES, SETTLE, Lane, connect, queue_name
 from inpaint.settings import Settings
 
-FIRST_PAUSE_SECONDS = 0.25  # while Redis is away; doubled each time
-LONGEST_PAUSE_SECONDS = 5.0
 BELL_SECONDS = 1  # redis-py gives up an answer after jobs.SOCKET_SECONDS, so wait for less
 WAIT_SECONDS = 0.2  # for the stages, before a signal is looked for
-AWAY_SECONDS = 1.0  # between claims while Redis is away
+AWAY_SECONDS = 0.5  # between attempts while Redis is away
 RECORD_SECONDS = 30  # for which RQ shows a worker that was killed
 BULK_EVERY = 4  # claims: the last of so many prefers the bulk lane, so that it never starves
 
@@ -126,18 +124,20 @@ class BatchWorker(SimpleWorker):
         self._unsure = False  # the last claim's answer was lost: it may have taken jobs
         self._beat_at = 0.0  # server's time of the last beat
         self._reap_from = 0.0  # server's time
-        self._drained = threading.Event()
-        self._ended = threading.Event()
-        self._committer = self._thread(self._commit_until_drained)
-        self._beat = self._thread(self._beat_until_ended)
+        self._drained = threading.Event()  # all that was taken is handed out
+        self._committed = threading.Event()  # and committed
+        self._threads = [
+            threading.Thread(target=_or_end, args=(run,), daemon=True)
+            for run in (self._commit_until_drained, self._beat_until_committed)
+        ]
 
     # RQ's loop calls these
 
     def bootstrap(self, *args: Any, **options: Any) -> None:
         """As RQ does; then begin to renew and to commit."""
         super().bootstrap(*args, **options)
-        self._beat.start()
-        self._committer.start()
+        for thread in self._threads:
+            thread.start()
 
     def dequeue_job_and_maintain_ttl(  # type: ignore[override]  # many jobs, not one
         self, timeout: int | None, max_idle_time: int | None = None
@@ -179,9 +179,8 @@ class BatchWorker(SimpleWorker):
         """Wait until all that was taken has ended and is committed."""
         self._stages.drain()
         self._drained.set()
-        self._committer.join()
-        self._ended.set()
-        self._beat.join()
+        for thread in self._threads:
+            thread.join()
         try:
             self.register_death()  # type: ignore[no-untyped-call]  # RQ states none
         except RedisError as error:
@@ -256,6 +255,7 @@ class BatchWorker(SimpleWorker):
         while not self._drained.is_set():
             if ended := self._stages.ended(WAIT_SECONDS):
                 self.commit(ended)
+        self._committed.set()
 
     def commit(self, ended: list[tuple[Claim, Ending]]) -> None:
         """End jobs, however long Redis is away: what was worked out is kept until then."""
@@ -305,7 +305,8 @@ class BatchWorker(SimpleWorker):
 
     # renew, reap, watch
 
-    def _beat_until_ended(self) -> None:
+    def _beat_until_committed(self) -> None:
+        away = False
         while True:
             if self._stages.stalled() > self._settings.stall_seconds:
                 log.critical("a stage stands still: ending, so that another worker takes its jobs")
@@ -313,9 +314,12 @@ class BatchWorker(SimpleWorker):
             try:
                 self.renew_and_reap()
                 self._report()
+                away = False
             except RedisError as error:
-                log.warning("cannot renew leases, going on trying: %s", error)
-            if self._ended.wait(self._settings.lease_seconds / 4):
+                if not away:
+                    log.warning("cannot renew leases, going on trying: %s", error)
+                away = True
+            if self._committed.wait(self._settings.lease_seconds / 4):
                 return
 
     def renew_and_reap(self) -> None:
@@ -345,11 +349,6 @@ class BatchWorker(SimpleWorker):
                 pipeline.hset(self.key, mapping=self.serialize())
                 worker_registration.register(self, pipeline)
                 pipeline.execute()
-
-    # threads and pauses
-
-    def _thread(self, run: Callable[[], None]) -> threading.Thread:
-        return threading.Thread(target=_or_end, args=(run,), name=run.__name__[1:], daemon=True)
 
 
 def _payload(job: Job) -> dict[str, Any]:
@@ -390,14 +389,15 @@ def wait_for_redis(settings: Settings) -> None:
 
 def _insist(complaint: str, call: Callable[[], T]) -> T:
     """What a call returns, once Redis answers; it is made again until then."""
-    pause = FIRST_PAUSE_SECONDS
+    complained = False
     while True:
         try:
             return call()
         except RedisError as error:
-            log.warning("%s, going on trying: %s", complaint, error)
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            if not complained:
+                log.warning("%s, going on trying: %s", complaint, error)
+            complained = True
+        time.sleep(AWAY_SECONDS)
 
 
 def exit_on_signals() -> None:
