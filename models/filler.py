@@ -31,14 +31,8 @@ CPU_BATCH_PIXELS = 512 * 512
 GPU_BATCH_PIXELS = 8 * 512 * 512
 EXAMPLE_SIDE = 64  # pixels, of the windows with which a network is converted, where it may choose
 
-# how engines say so in errors of no class of their own: PyTorch on a CPU, oneDNN
-NO_MEMORY = (
-    "can't allocate memory",
-    "bad_alloc",
-    "bad allocation",
-    "out of memory",
-    "out_of_memory",
-)
+# how engines say so in errors of no class of their own: PyTorch, OpenVINO, oneDNN, the C++ library
+NO_MEMORY = ("can't allocate memory", "Failed to allocate", "out of memory", "bad_alloc")
 
 log = logging.getLogger("inpaint.models")
 
