@@ -281,8 +281,12 @@ def test_the_server_refuses_writes_at_its_limit_and_evicts_nothing(supervised):
         assert redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
 
 
-@pytest.mark.parametrize("command", [["serve", "--embedded"], ["serve"]])
-def test_a_server_that_would_delete_jobs_is_refused_in_one_line(tmp_path, own_server, command):
+@pytest.mark.parametrize(
+    ("command", "status"), [(["serve", "--embedded"], 1), (["serve"], 1), (["worker"], 78)]
+)
+def test_a_server_that_would_delete_jobs_is_refused_in_one_line(
+    tmp_path, own_server, command, status
+):
     with Redis.from_url(own_server.url()) as redis:
         redis.config_set("maxmemory-policy", "allkeys-lru")
     variables = {"REDIS_URL": own_server.url(), "INPAINT_DATA": str(tmp_path), "INPAINT_PORT": "0"}
@@ -293,7 +297,7 @@ def test_a_server_that_would_delete_jobs_is_refused_in_one_line(tmp_path, own_se
         text=True,
         timeout=60,
     )
-    assert done.returncode == 1
+    assert done.returncode == status
     assert done.stderr.splitlines()[-1].startswith(
         "inpaint: The queue's server has maxmemory-policy allkeys-lru"
     )

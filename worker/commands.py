@@ -17,6 +17,7 @@ from inpaint import catalogue
 from inpaint.blobs import open_blobs
 from inpaint.errors import BadCheckpoint, StartFailed, UnknownModel
 from inpaint.jobs import connect
+from inpaint.servers import check_queue
 from inpaint.settings import Settings, load
 
 from .beat import Beat
@@ -38,7 +39,8 @@ def worker(
 ) -> None:
     """Take jobs from the queue; what is not given is taken from INPAINT_* and REDIS_URL.
 
-    Ends with status 78 if a checkpoint is corrupt or a model unknown: starting again is no use.
+    Ends with status 78 if a checkpoint is corrupt, a model unknown or the queue's server too old:
+    starting again is no use.
     """
     given = {"models": models, "device": device}
     serve(load({name: value for name, value in given.items() if value is not None}), Zoo.load)
@@ -53,6 +55,7 @@ def serve(settings: Settings, open_zoo: Callable[[Settings], Zoo]) -> None:
     blobs = open_blobs(settings, patience=min(PATIENCE_SECONDS, settings.stall_seconds / 4))
     wait_for_redis(settings)
     try:
+        check_queue(settings.redis)
         zoo = open_zoo(settings)
     except (BadCheckpoint, StartFailed, UnknownModel) as refusal:
         print(f"inpaint: {refusal.detail} ({refusal.code})", file=sys.stderr)
