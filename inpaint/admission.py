@@ -17,7 +17,7 @@ from rq.utils import as_text, now, utcformat
 
 from . import jobs
 from .errors import JobFinal, NotFound, QueueFull, QueueUnavailable, RateLimited
-from .jobs import BELL, INPAINT_TASK, SETTLE, InpaintJob, Lane, queue_name
+from .jobs import BELL, INPAINT_TASK, SETTLE, InpaintJob, Lane, nowhere, queue_name
 from .settings import Settings
 
 CLIENT = "client:"  # how the share of a client begins; that of an album has no limit
@@ -95,7 +95,7 @@ def entry(
     reply: str = "",
 ) -> list[Any]:
     """The arguments of `ADMIT`, as `admit` takes them; redis-py encodes them."""
-    recorder = _nowhere().pipeline()
+    recorder = nowhere().pipeline()
     data = Queue.prepare_data(
         INPAINT_TASK,
         # without defaults: a worker one version older refuses only jobs that use a newer field
@@ -131,9 +131,9 @@ def judge(verdict: list[Any], settings: Settings) -> None:
             )
 
 
-def exit_words(job_id: str) -> list[Any]:
-    """The arguments of `CANCEL`."""
-    return [job_id, utcformat(now())]
+def exit_words(job_id: str, *, queued_only: bool = False) -> list[Any]:
+    """The arguments of `CANCEL`; `queued_only` spares a job that runs."""
+    return [job_id, utcformat(now()), int(queued_only)]
 
 
 def judge_exit(found: bytes | None) -> Was:
@@ -150,13 +150,7 @@ def judge_exit(found: bytes | None) -> Was:
 
 
 @cache
-def _nowhere() -> Redis:
-    """What RQ takes for a connection while its writes are recorded; it never connects."""
-    return Redis()
-
-
-@cache
 def _queue(name: str) -> Queue:
-    queue = Queue(name, connection=_nowhere(), serializer=JSONSerializer)
+    queue = Queue(name, connection=nowhere(), serializer=JSONSerializer)
     queue.redis_server_version = (7, 0, 0)  # else RQ asks the server, with each first job
     return queue

@@ -1,4 +1,4 @@
--- Ends a job that has not ended yet; after settle.lua. ARGV: id, now as RQ writes times.
+-- Ends a job that has not ended yet; after settle.lua. ARGV: id, now as RQ writes times, '1' to spare it once it runs.
 -- Returns what RQ called the job: 'queued' and 'started' are canceled now, any other stays; nothing if there is no such job.
 -- The first write frees memory, so that a full server still cancels.
 
@@ -8,7 +8,7 @@ local status, queue, kept = unpack(redis.call('HMGET', key, 'status', 'origin', 
 
 if status == 'queued' then
   redis.call('LREM', 'rq:queue:' .. queue, 1, id)
-elseif status == 'started' then -- what is done of it can no longer be committed
+elseif status == 'started' and ARGV[3] ~= '1' then -- what is done of it can no longer be committed
   for _, execution in ipairs(redis.call('ZRANGE', 'rq:wip:' .. queue, 0, -1)) do
     if string.sub(execution, 1, #id + 1) == id .. ':' then
       redis.call('ZREM', 'rq:wip:' .. queue, execution)
@@ -19,9 +19,7 @@ else
 end
 
 local now = tonumber(redis.call('TIME')[1])
-local registry = 'rq:canceled:' .. queue
-redis.call('ZREMRANGEBYSCORE', registry, '-inf', now)
-redis.call('ZADD', registry, now + tonumber(kept), id)
+redis.call('ZADD', 'rq:canceled:' .. queue, now + tonumber(kept), id)
 redis.call('HSET', key, 'status', 'canceled', 'ended_at', ARGV[2])
 redis.call('EXPIRE', key, kept)
 settle(id, 'canceled')

@@ -50,9 +50,11 @@ class InpaintError(Exception):
         code: the stable name of the problem.
         detail: one or two sentences: what was seen and what is accepted.
         field: the form field or option at fault, if there is one.
+        retry_after: seconds until it may be accepted, where that can be told.
     """
 
     code = "internal"
+    retry_after: int | None = None
 
     def __init__(self, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail)

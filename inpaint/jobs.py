@@ -1,56 +1,58 @@
 """The job contract: what the gateway puts into the queue and what the worker hands back.
 
 RQ keeps the record of a job; nothing here is a second one. Everything in Redis is small JSON:
-pictures are blobs.
+pictures are blobs. How a job comes into its queue stands in `admission`.
 """
 
-import asyncio
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis import Redis
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncConnectionRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry as ConnectionRetry
-from rq import Queue, Retry
-from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.results import Result
 from rq.serializers import JSONSerializer
-from rq.utils import as_text
+from rq.utils import as_text, str_to_date
 
 from .blobs import BlobKey
-from .errors import Expired, InpaintError, Internal, NotFound, QueueFull, QueueUnavailable, TimedOut
+from .errors import (
+    Expired,
+    InpaintError,
+    Internal,
+    JobCanceled,
+    NotFound,
+    QueueUnavailable,
+    WorkerLost,
+)
 from .settings import Settings
 
-QUEUE = "inpaint"  # the only one: with two, RQ loses jobs when a worker dies between two steps
 Lane = Literal["interactive", "bulk"]  # a request that waits; an album
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
 CONTRACT = 1  # of InpaintJob; part of the queues' names, so that no worker sees a newer one
 BELL = "inpaint:bell"  # list; a token means: look at the queues. Losing it costs one poll
 SETTLE = (Path(__file__).parent / "settle.lua").read_text()  # put before the scripts that end jobs
-INPAINT_TASK = (
-    "worker.tasks.inpaint"  # called with an InpaintJob as a dict, returns an Outcome as one
-)
+INPAINT_TASK = "worker.tasks.inpaint"  # in RQ's records: a label, never imported or called
 
 MaskMode = Literal["auto", "luminance", "alpha", "luminance_inverted"]
 MaskFit = Literal["exact", "resize"]
 OutputFormat = Literal["same", "png", "jpeg", "webp", "tiff"]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
-RETRIES = 1  # a job whose worker died, or that raised, is run once more
-BLOCK_MILLISECONDS = 1000  # redis-py gives up a reply after SOCKET_SECONDS, so block for less
 SOCKET_SECONDS = 2.0
 CONNECT_SECONDS = 1.0
-WAITERS = 4096  # connections: each waiting request holds one
+CONNECTIONS = 16  # of an asynchronous client, at most; who finds none free waits for one
 
 
 class InpaintJob(BaseModel):
@@ -113,7 +115,7 @@ class Outcome(BaseModel):
     mask_mode: Literal["luminance", "alpha", "luminance_inverted"] | None = None  # as chosen
     coverage: float | None = None  # hole as a share of the picture, 0 to 1
     windows: int | None = None  # given to the generator
-    seconds: dict[str, float] = {}  # by stage: decode, infer, encode; `wait` and `read` add queue
+    seconds: dict[str, float] = {}  # by stage: decode, infer, encode; readers add queue
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,13 @@ class Record:
     """RQ's record of a job, in the words of the API."""
 
     id: str
+    queue: str  # RQ's name of it
     status: Status
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     expires_at: datetime
-    queue_position: int | None  # 0 = next; None when it does not wait
+    queue_position: int | None  # 0 = next of its lane and model; None when it does not wait
     attempts: int
     job: InpaintJob
     outcome: Outcome | None  # once it has ended
@@ -143,55 +146,27 @@ def connect(settings: Settings) -> Redis:
     )
 
 
-def connect_async(settings: Settings) -> AsyncRedis:
-    """The same for `wait` and other async code."""
-    return AsyncRedis.from_url(
+def connect_async(settings: Settings, *, retries: int = 3) -> AsyncRedis:
+    """The same for async code; who blocks on the server must do so for less than SOCKET_SECONDS."""
+    pool = BlockingConnectionPool.from_url(
         settings.redis,
+        max_connections=CONNECTIONS,
+        timeout=SOCKET_SECONDS,
         socket_timeout=SOCKET_SECONDS,
         socket_connect_timeout=CONNECT_SECONDS,
         health_check_interval=10,
-        retry=AsyncConnectionRetry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), 3),
-        max_connections=WAITERS,
+        retry=AsyncConnectionRetry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), retries),
     )
+    return AsyncRedis.from_pool(pool)
 
 
-def open_queue(redis: Redis) -> Queue:
-    """RQ's queue of ours. Everything that names a serializer must name this one."""
-    return Queue(QUEUE, connection=redis, serializer=JSONSerializer)
+@cache
+def nowhere() -> Redis:
+    """What RQ's classes take for a connection where they are only to read or write words."""
+    return Redis()
 
 
-def submit(queue: Queue, job: InpaintJob, settings: Settings) -> str:
-    """Put a job into the queue and return its id.
-
-    Raises:
-        QueueFull: if as many jobs wait as are allowed to.
-        QueueUnavailable: if Redis is away or full.
-    """
-    job_id = new_id()
-    try:
-        if queue.count >= settings.queue_limit:
-            raise QueueFull(f"{settings.queue_limit} jobs wait already; try again later.")
-        queue.enqueue(
-            INPAINT_TASK,
-            # without defaults: a worker one version older refuses only jobs that use a newer field
-            job.model_dump(mode="json", exclude_defaults=True),
-            job_id=job_id,
-            unique=True,
-            description=INPAINT_TASK,
-            job_timeout=settings.job_timeout_seconds,
-            ttl=settings.result_ttl_seconds,
-            result_ttl=settings.result_ttl_seconds,
-            failure_ttl=settings.result_ttl_seconds,
-            retry=Retry(max=RETRIES),
-        )
-    except DuplicateJobError:  # redis-py sent the command again after a lost reply: it is in
-        return job_id
-    except RedisError as error:
-        raise QueueUnavailable(f"The queue cannot be used: {error}.") from error
-    return job_id
-
-
-def read(queue: Queue, job_id: str, settings: Settings) -> Record:
+def read(redis: Redis, job_id: str, settings: Settings) -> Record:
     """Return RQ's record of a job.
 
     Raises:
@@ -199,62 +174,132 @@ def read(queue: Queue, job_id: str, settings: Settings) -> Record:
         Expired: if its id is older than records are kept.
         QueueUnavailable: if Redis is away.
     """
-    created = created_at(job_id)
-    if created is None:
-        raise NotFound("There is no such job: this is not an id that was given out here.")
-    kept = timedelta(seconds=settings.result_ttl_seconds)
     try:
-        job = Job.fetch(job_id, connection=queue.connection, serializer=JSONSerializer)
-        position = queue.connection.lpos(queue.key, job_id)
-        result = job.latest_result()
-    except NoSuchJobError as error:
-        if datetime.now(UTC) - created > kept:
-            raise Expired(f"Jobs are forgotten after {settings.result_ttl_seconds} s.") from error
-        raise NotFound("There is no such job.") from error
+        with redis.pipeline(transaction=False) as pipeline:
+            ask(pipeline, job_id)
+            record = told(job_id, pipeline.execute(), settings)
+        if record.status == "queued":
+            position = redis.lpos(f"rq:queue:{record.queue}", job_id)
+            assert position is None or isinstance(position, int)  # a list where several are asked
+            record = replace(record, queue_position=position)
     except RedisError as error:
         raise QueueUnavailable(f"The queue cannot be used: {error}.") from error
-    assert position is None or isinstance(position, int)  # a list only when asked for several
+    return record
+
+
+def ask(pipeline: Any, job_id: str) -> None:  # synchronous or not: they have no type in common
+    """Put onto a pipeline what `told` needs: two commands."""
+    pipeline.hgetall(f"rq:job:{job_id}")
+    pipeline.xrevrange(f"rq:results:{job_id}", count=1)
+
+
+def told(job_id: str, replies: list[Any], settings: Settings) -> Record:
+    """The record, from the replies to `ask`, but for its place in the queue; raises as `read`."""
+    fields, entries = replies
+    created = created_at(job_id)
+    if created is None or not fields:
+        raise missing(job_id, settings)
+    job = Job(job_id, connection=nowhere(), serializer=JSONSerializer)
+    job.restore(fields)
     task = InpaintJob.model_validate(job.args[0])
+    lost = int(fields.get(b"lost", 0))
+    result = outcome(job_id, task.model, [fields.get(key) for key in ENDING], entries)
     status = STATUSES[job.get_status(refresh=False)]
-    outcome = None
-    if status in FINAL:
-        outcome = _outcome(result, created, task.model)
-        status = "failed" if outcome.problem and status == "succeeded" else status
-    ended = job.ended_at if outcome else None
+    if status == "succeeded" and result and result.problem:
+        status = "failed"
+    given_up = result and result.problem and result.problem.code == WorkerLost.code
+    ended = job.ended_at if result else None
     return Record(
         id=job_id,
+        queue=job.origin,
         status=status,
         created_at=created,
         started_at=job.started_at,
         finished_at=ended,
-        expires_at=(ended or created) + kept,
-        queue_position=position if status == "queued" else None,
-        attempts=1 + RETRIES - (RETRIES if job.retries_left is None else job.retries_left),
+        expires_at=(ended or created) + timedelta(seconds=settings.result_ttl_seconds),
+        queue_position=None,
+        attempts=lost if given_up else lost + 1,
         job=task,
-        outcome=outcome,
+        outcome=result,
     )
 
 
-async def wait(redis: AsyncRedis, job_id: str, model: str, seconds: float) -> Outcome | None:
-    """Wait for a job's outcome, for at most `seconds`; None if it has not ended by then.
-
-    Redis may go away and come back meanwhile: this goes on until its own deadline.
-    """
+def fresh(job_id: str, job: InpaintJob, lane: Lane, settings: Settings) -> Record:
+    """The record of a job that was just admitted, where nothing newer can be had."""
     created = created_at(job_id)
     assert created is not None, f"{job_id!r} was not made by `new_id`"
-    deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            block = max(1, min(BLOCK_MILLISECONDS, round(left * 1000)))
-            found = await redis.xread({f"rq:results:{job_id}": "0-0"}, block=block)
-            if found:
-                return _outcome(_latest(job_id, found), created, model)
-            status = as_text(await redis.hget(Job.key_for(job_id), "status") or "canceled")
-            if STATUSES[JobStatus(status)] == "canceled":
-                return _outcome(None, created, model)  # ended without a result: nothing will come
-        except RedisError:
-            await asyncio.sleep(min(0.2, left))
-    return None
+    return Record(
+        id=job_id,
+        queue=queue_name(lane, job.model),
+        status="queued",
+        created_at=created,
+        started_at=None,
+        finished_at=None,
+        expires_at=created + timedelta(seconds=settings.result_ttl_seconds),
+        queue_position=None,
+        attempts=1,
+        job=job,
+        outcome=None,
+    )
+
+
+def missing(job_id: str, settings: Settings) -> InpaintError:
+    """Why there is no job of this id: it never was, or was forgotten."""
+    created = created_at(job_id)
+    kept = timedelta(seconds=settings.result_ttl_seconds)
+    if created is None:
+        return NotFound("There is no such job: this is not an id that was given out here.")
+    if datetime.now(UTC) - created > kept:
+        return Expired(f"Jobs are forgotten after {settings.result_ttl_seconds} s.")
+    return NotFound("There is no such job.")
+
+
+ENDING = (b"status", b"lost", b"started_at")  # fields of a job's hash that tell how it ended
+
+
+def ask_ending(pipeline: Any, job_id: str) -> None:
+    """Put onto a pipeline what `outcome` needs: two commands, less than `ask`."""
+    pipeline.hmget(f"rq:job:{job_id}", ENDING)
+    pipeline.xrevrange(f"rq:results:{job_id}", count=1)
+
+
+def outcome(
+    job_id: str, model: str, ending: list[bytes | None], entries: list[Any]
+) -> Outcome | None:
+    """How a job of this model ended, from the replies to `ask_ending`; None if it has not."""
+    status, lost, started_at = ending
+    if status is None:
+        return _ended(model, Internal("The job is gone: it was taken away from outside."))
+    known = STATUSES[JobStatus(as_text(status))]
+    if known == "canceled":
+        return _ended(model, JobCanceled("The job was canceled."))
+    if known not in FINAL:
+        return None
+    if not entries:
+        return _ended(model, Internal("The job was ended from outside."))
+    ((entry_id, payload),) = entries
+    result = Result.restore(
+        job_id, as_text(entry_id), payload, connection=nowhere(), serializer=JSONSerializer
+    )
+    if result.type != Result.Type.SUCCESSFUL:
+        if int(lost or 0) and not result.worker_name:  # no worker was left to say it
+            return _ended(model, WorkerLost("Every worker that ran this job was lost."))
+        return _ended(model, Internal("The worker failed on this job."))  # its log has the trace
+    try:
+        found = Outcome.model_validate(result.return_value)
+    except ValidationError:
+        return _ended(
+            model, Internal("The worker's answer cannot be read: it is of another version.")
+        )
+    created = created_at(job_id)
+    if not started_at or created is None:
+        return found
+    queue = max(0.0, (str_to_date(started_at) - created).total_seconds())
+    return found.model_copy(update={"seconds": {**found.seconds, "queue": queue}})
+
+
+def _ended(model: str, error: InpaintError) -> Outcome:
+    return Outcome(model=model, problem=Problem.of(error))
 
 
 def new_id() -> str:
@@ -293,39 +338,3 @@ STATUSES: dict[JobStatus, Status] = {
     JobStatus.CANCELED: "canceled",
 }
 FINAL = {"succeeded", "failed", "canceled"}
-
-
-def _latest(job_id: str, found: Any) -> Result:  # redis-py types a reply no closer
-    """The last entry of the one stream that was read."""
-    ((_, entries),) = found.items() if isinstance(found, dict) else found
-    entry_id, payload = entries[-1]
-    return Result.restore(
-        job_id,
-        as_text(entry_id),
-        payload,
-        connection=None,  # type: ignore[arg-type]  # kept by the Result, used only to fetch more
-        serializer=JSONSerializer,
-    )
-
-
-def _outcome(result: Result | None, created: datetime, model: str) -> Outcome:
-    """What the worker handed back, with the time in the queue; else what RQ's words tell."""
-    if result is None:
-        problem = Internal("The job was ended from outside.")
-        return Outcome(model=model, problem=Problem.of(problem))
-    if result.type != Result.Type.SUCCESSFUL:
-        return Outcome(model=model, problem=Problem.of(_fault(result.exc_string or "")))
-    outcome = Outcome.model_validate(result.return_value)
-    if result.execution_started_at is None:
-        return outcome
-    queue = max(0.0, (result.execution_started_at - created).total_seconds())
-    return outcome.model_copy(update={"seconds": {**outcome.seconds, "queue": queue}})
-
-
-def _fault(traceback: str) -> InpaintError:
-    """Name what ended a task that did not return; the traceback stays in the worker's log."""
-    if "JobTimeoutException" in traceback:
-        return TimedOut("The job ran longer than is allowed.")
-    if "AbandonedJobError" in traceback:
-        return Internal("The worker was lost while it ran this job.")
-    return Internal("The worker failed on this job.")

@@ -48,12 +48,15 @@ def answer(settings: Settings) -> None:
     import uvicorn
 
     from .app import create_app
+    from .protocol import BoundedHead
 
     open_blobs(settings)  # here, where a refusal is one line and not a trace
     check_queue(settings.redis)
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
             create_app(settings),
+            loop="uvloop",
+            http=BoundedHead,
             log_config=None,  # ours, to stderr; uvicorn's own goes to stdout
             timeout_graceful_shutdown=GRACE_SECONDS,
         )

@@ -1,59 +1,91 @@
-"""What all endpoints share: settings, Redis clients, blobs, and whether the gateway is stopping."""
+"""What all endpoints share: settings, Redis, blobs, those who wait, and whether it is stopping."""
 
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import TypeVar
 
-from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
-from rq import Queue
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 
-from inpaint import catalogue, jobs
+from inpaint import admission, catalogue, jobs
+from inpaint.admission import Was
 from inpaint.blobs import Blobs, open_blobs
 from inpaint.catalogue import WorkerCard
-from inpaint.errors import NoWorker, QueueUnavailable, ShuttingDown
+from inpaint.errors import (
+    InpaintError,
+    NotFound,
+    NoWorker,
+    QueueFull,
+    QueueUnavailable,
+    RateLimited,
+    ShuttingDown,
+)
 from inpaint.jobs import InpaintJob, Outcome, Record
 from inpaint.settings import Settings
 
-REDIS_SECONDS = 2.0  # for a first answer; a server that hangs is reported like one that is away
-SWEEP_SECONDS = 600.0  # between two looks for expired blobs
+from .replies import Replies, Waiter
 
-Returned = TypeVar("Returned")
+REDIS_SECONDS = 2.0  # for an answer; a server that hangs is reported like one that is away
+CARDS_SECONDS = 0.5  # for which the workers' cards are believed
+SWEEP_SECONDS = 600.0  # between two looks for expired blobs
+MOST_RETRY_SECONDS = 60  # that a client is asked to stay away
+
 log = logging.getLogger("inpaint.gateway")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Gateway:
     """The endpoints' view of everything outside the process."""
 
     settings: Settings
-    redis: Redis  # RQ's interface is synchronous: used in threads, for short calls
-    waiting: AsyncRedis  # for waits and for the catalogue
-    queue: Queue
+    redis: Redis
     blobs: Blobs
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    replies: Replies
+    admit_script: AsyncScript
+    cancel_script: AsyncScript
+    stopping: bool = False
+    _cards: list[WorkerCard] = field(default_factory=list)
+    _cards_until: float = 0.0  # by the loop's clock
+    _asking: asyncio.Task[list[WorkerCard]] | None = None
 
-    async def workers(self) -> list[WorkerCard]:
-        """The workers that are ready.
+    @contextlib.asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        """Raise QueueUnavailable if Redis does not answer in time, or does so with an error."""
+        try:
+            async with asyncio.timeout(REDIS_SECONDS):
+                yield
+        except (RedisError, TimeoutError) as error:
+            self._cards_until = 0.0
+            raise QueueUnavailable("The queue does not answer; try again in a moment.") from error
+
+    async def workers(self, *, anew: bool = False) -> list[WorkerCard]:
+        """The workers that are ready, or, unless asked `anew`, were half a second ago.
 
         Raises:
             QueueUnavailable: if Redis is away or hangs.
         """
-        try:
-            async with asyncio.timeout(REDIS_SECONDS):
-                return await catalogue.ready(self.waiting)
-        except (RedisError, TimeoutError) as error:
-            raise QueueUnavailable("The queue does not answer; try again in a moment.") from error
+        if not anew and asyncio.get_running_loop().time() < self._cards_until:
+            return self._cards
+        if self._asking is None or self._asking.done():  # all who ask meanwhile share the answer
+            self._asking = asyncio.create_task(self._ask_for_cards())
+        return await asyncio.shield(self._asking)
 
-    async def admit(self) -> list[WorkerCard]:
-        """The workers that could take a new job.
+    async def _ask_for_cards(self) -> list[WorkerCard]:
+        async with self._answering():
+            self._cards = await catalogue.ready(self.redis)
+        self._cards_until = asyncio.get_running_loop().time() + CARDS_SECONDS
+        return self._cards
+
+    async def ready(self, *, anew: bool = False) -> list[WorkerCard]:
+        """The workers that could take a new job; as `workers`.
 
         Raises:
             ShuttingDown: if this gateway is stopping.
@@ -61,65 +93,155 @@ class Gateway:
             NoWorker: if no worker is ready.
         """
         self.refuse_when_stopping()
-        cards = await self.workers()
+        cards = await self.workers(anew=anew)
         if not cards:
             raise NoWorker("No worker with a loaded model reports ready; try again in a moment.")
         return cards
 
     def refuse_when_stopping(self) -> None:
         """Raise ShuttingDown once this gateway is asked to stop."""
-        if self.stopping.is_set():
+        if self.stopping:
             raise ShuttingDown("This gateway is stopping; try again in a moment.")
 
-    async def submit(self, image: bytes, mask: bytes | None, job: "Draft") -> str:
-        """Store the files and put the job into the queue; return its id."""
-        return await run_in_threadpool(self._submit, image, mask, job)
+    def stop(self) -> None:
+        """Take no more jobs; who waits is answered now."""
+        self.stopping = True
+        self.replies.give_up()
 
-    def _submit(self, image: bytes, mask: bytes | None, draft: "Draft") -> str:
-        image_key, mask_key = self.blobs.put(image), None
+    async def submit(
+        self, waiter: Waiter, image: bytes, mask: bytes | None, draft: "Draft", address: str
+    ) -> None:
+        """Store the files and put the job into the queue, for the client at this address.
+
+        Raises:
+            StorageUnavailable, QueueUnavailable: nothing of it stays.
+            QueueFull, RateLimited: nothing of it stays; they say when to try again.
+        """
+        size = len(image) + len(mask or b"")
+        image_key, mask_key = await run_in_threadpool(self._store, image, mask)
         try:
-            mask_key = self.blobs.put(mask) if mask is not None else None
-            return jobs.submit(self.queue, draft(image_key, mask_key), self.settings)
+            waiter.job = draft(image_key, mask_key)
+            words = admission.entry(
+                waiter.id,
+                waiter.job,
+                self.settings,
+                share=admission.CLIENT + address,
+                size=size,
+                reply=self.replies.list,
+            )
+            async with self._answering():
+                verdict = await self.admit_script(args=words)
+            try:
+                admission.judge(verdict, self.settings)
+            except (QueueFull, RateLimited) as refusal:
+                refusal.retry_after = self._drained(verdict[1])
+                raise
         except BaseException:  # nothing half-made stays
-            self.blobs.delete(image_key)
-            if mask_key is not None:
-                self.blobs.delete(mask_key)
+            await run_in_threadpool(self._forget, image_key, mask_key)
             raise
+        waiter.admitted = True
+
+    def _store(self, image: bytes, mask: bytes | None) -> tuple[str, str | None]:
+        image_key = self.blobs.put(image)
+        try:
+            return image_key, self.blobs.put(mask) if mask is not None else None
+        except InpaintError:
+            self.blobs.delete(image_key)
+            raise
+
+    def _forget(self, *keys: str | None) -> None:
+        for key in keys:
+            if key is not None:
+                self.blobs.delete(key)
+
+    def _drained(self, unfinished: int) -> int | None:
+        """Seconds until so many jobs are done, as fast as the workers are; None if unknown."""
+        rate = sum(card.rate for card in self._cards)
+        return min(max(math.ceil(unfinished / rate), 1), MOST_RETRY_SECONDS) if rate else None
+
+    def eta(self, record: Record) -> int | None:
+        """Seconds until a job that waits is done, at the rate of those who hold its model."""
+        able = [card for card in self._cards if record.job.model in catalogue.models([card])]
+        rate = sum(card.rate for card in able)
+        if record.queue_position is None or not rate:
+            return None
+        return math.ceil((record.queue_position + 1) / rate)
 
     async def read(self, job_id: str) -> Record:
         """RQ's record of a job; see `jobs.read` for its refusals."""
-        return await run_in_threadpool(jobs.read, self.queue, job_id, self.settings)
+        async with self._answering():
+            async with self.redis.pipeline(transaction=False) as pipeline:
+                jobs.ask(pipeline, job_id)
+                record = jobs.told(job_id, await pipeline.execute(), self.settings)
+            if record.status == "queued":
+                position = await self.redis.lpos(f"rq:queue:{record.queue}", job_id)
+                assert position is None or isinstance(position, int)  # a list for several
+                record = replace(record, queue_position=position)
+        return record
 
-    async def wait(self, job_id: str, model: str, seconds: float) -> Outcome | None:
-        """Wait for an outcome; None when the time is over or the gateway is asked to stop."""
-        outcome = asyncio.create_task(jobs.wait(self.waiting, job_id, model, seconds))
-        stop = asyncio.create_task(self.stopping.wait())
+    async def cancel(self, job_id: str, *, queued_only: bool = False) -> Was:
+        """End a job that has not ended; see `admission.cancel`, also for its refusals."""
+        words = admission.exit_words(job_id, queued_only=queued_only)
+        async with self._answering():
+            found = await self.cancel_script(args=words)
         try:
-            await asyncio.wait({outcome, stop}, return_when=asyncio.FIRST_COMPLETED)
-            return outcome.result() if outcome.done() else None
+            return admission.judge_exit(found)
+        except NotFound as error:
+            raise jobs.missing(job_id, self.settings) from error
+
+    async def wait(self, waiter: Waiter, seconds: float, request: Request) -> Outcome | None:
+        """Wait for an outcome; None when the time is over or the gateway is asked to stop.
+
+        A client that goes away takes its job along, if that has not begun.
+        """
+        if self.stopping or not seconds:
+            return None
+        leaving = asyncio.create_task(_left(request))
+        leaving.add_done_callback(lambda _: waiter.end(None))
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter.ended
+        except TimeoutError:
+            return None
         finally:
-            outcome.cancel()
-            stop.cancel()
-            await asyncio.gather(outcome, stop, return_exceptions=True)
+            left = leaving.done()
+            leaving.cancel()
+        if left:
+            with contextlib.suppress(InpaintError):
+                await self.cancel(waiter.id, queued_only=True)
+        return waiter.ended.result()
 
 
 Draft = Callable[[str, str | None], InpaintJob]  # a job that lacks only the keys of its blobs
 
 
+async def _left(request: Request) -> None:
+    """Return when the client goes away: all that it had to send was received."""
+    await request.receive()
+
+
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Gateway]:
-    """A gateway, swept from time to time, until the context ends."""
-    redis, waiting = jobs.connect(settings), jobs.connect_async(settings)
-    gateway = Gateway(settings, redis, waiting, jobs.open_queue(redis), open_blobs(settings))
-    sweeper = asyncio.create_task(_sweep(gateway))
-    _tell_when_stopping(gateway.stopping)
+    """A gateway that listens to its jobs' ends and is swept, until the context ends."""
+    redis, listening = jobs.connect_async(settings), jobs.connect_async(settings, retries=0)
+    gateway = Gateway(
+        settings,
+        redis,
+        open_blobs(settings),
+        Replies(listening),
+        redis.register_script(admission.ADMIT),
+        redis.register_script(admission.CANCEL),
+    )
+    tasks = [asyncio.create_task(_sweep(gateway)), asyncio.create_task(gateway.replies.listen())]
+    _tell_when_stopping(gateway.stop)
     try:
         yield gateway
     finally:
-        sweeper.cancel()
-        await asyncio.gather(sweeper, return_exceptions=True)
-        await waiting.aclose()
-        redis.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await listening.aclose()
+        await redis.aclose()
 
 
 async def _sweep(gateway: Gateway) -> None:
@@ -132,8 +254,8 @@ async def _sweep(gateway: Gateway) -> None:
         await asyncio.sleep(min(SWEEP_SECONDS, settings.result_ttl_seconds))
 
 
-def _tell_when_stopping(stopping: asyncio.Event) -> None:
-    """Set `stopping` with the signal that stops the server.
+def _tell_when_stopping(stop: Callable[[], None]) -> None:
+    """Call `stop` with the signal that stops the server.
 
     The server waits for its requests before it ends the application's lifespan: too late for
     requests that wait for a job. Its own handlers, already there, run afterwards as before.
@@ -142,7 +264,7 @@ def _tell_when_stopping(stopping: asyncio.Event) -> None:
 
     def chained(then: Callable[[int, FrameType | None], object]) -> Callable[..., None]:
         def handler(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(stopping.set)
+            loop.call_soon_threadsafe(stop)
             then(number, frame)
 
         return handler

@@ -60,8 +60,9 @@ STATUSES = {
     "storage-unavailable": 503,
     "shutting-down": 503,
 }
-RETRY_AFTER_SECONDS = {
+RETRY_AFTER_SECONDS = {  # where the error cannot tell
     "job-not-finished": 1,
+    "rate-limited": 10,
     "queue-full": 10,
     "queue-unavailable": 2,
     "no-worker": 5,
@@ -119,8 +120,8 @@ def answer(
         **(members or {}),
     }
     extra = dict(headers or {})
-    if error.code in RETRY_AFTER_SECONDS:
-        extra.setdefault("Retry-After", str(RETRY_AFTER_SECONDS[error.code]))
+    if seconds := error.retry_after or RETRY_AFTER_SECONDS.get(error.code):
+        extra.setdefault("Retry-After", str(seconds))
     level = logging.ERROR if status == 500 else logging.INFO
     # quoted, so that what a client wrote cannot look like another line of the log
     log.log(level, "%s %r: %s: %r", request_id, scope["path"], error.code, error.detail)

@@ -12,16 +12,20 @@ from inpaint.errors import (
     Expired,
     InpaintError,
     InputGone,
+    JobCanceled,
     JobFailed,
     JobNotFinished,
     NotFound,
+    QueueUnavailable,
+    RateLimited,
     UnknownModel,
 )
-from inpaint.jobs import FINAL, InpaintJob, Outcome
+from inpaint.jobs import FINAL, InpaintJob, Outcome, Record, fresh, new_id
 
 from .gateway import Gateway
 from .preferences import Preference, accepted_format, prefer
-from .problems import MEDIA_TYPE, STATUSES, answer, explanations, title
+from .problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, STATUSES, answer, explanations, title
+from .replies import Waiter
 from .schemas import InfoBody, JobBody, ProblemBody
 from .uploads import FORM_SCHEMA, check, read_form
 
@@ -57,10 +61,16 @@ async def create_inpaint(request: Request, gateway: Shared) -> Response:
         default=gateway.settings.wait_seconds,
         most=gateway.settings.max_wait_seconds,
     )
-    job_id, model = await _take(request, gateway)  # the upload itself is not kept while waiting
-    outcome = await gateway.wait(job_id, model, preference.seconds)
+    job_id = new_id()
+    with gateway.replies.expect(job_id) as waiter:
+        try:
+            await _take(request, gateway, waiter)  # the upload itself is not kept while waiting
+        except RateLimited as refusal:
+            headers = _rate(refusal, gateway.settings.client_limit)
+            return answer(refusal, request.scope, headers=headers)
+        outcome = await gateway.wait(waiter, preference.seconds, request)
     if outcome is None:
-        return await _accepted(gateway, job_id, preference)
+        return await _accepted(gateway, waiter, preference)
     if outcome.problem is not None:
         return answer(outcome.problem.error(), request.scope, headers={"X-Job-ID": job_id})
     headers = _result_headers(job_id, outcome) | _applied(preference)
@@ -71,9 +81,22 @@ async def create_inpaint(request: Request, gateway: Shared) -> Response:
 @router.get("/jobs/{job_id}", response_model=JobBody)
 async def read_job(job_id: str, gateway: Shared) -> Response:
     """The job as it stands."""
-    body = JobBody.of(await gateway.read(job_id))
-    headers = {} if body.status in FINAL else {"Retry-After": RETRY_SECONDS}
-    return JSONResponse(body.model_dump(mode="json"), headers=headers)
+    record = await gateway.read(job_id)
+    if record.status == "queued":
+        await gateway.workers()
+    headers = {} if record.status in FINAL else {"Retry-After": RETRY_SECONDS}
+    return _job(gateway, record, 200, headers)
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    response_model=JobBody,
+    responses={202: {"description": "It was running.", "model": JobBody}},
+)
+async def cancel_job(job_id: str, request: Request, gateway: Shared) -> Response:
+    """End the job, if it has not ended: a queued one now, a running one when its worker looks."""
+    was = await gateway.cancel(job_id)
+    return _job(gateway, await gateway.read(job_id), 200 if was == "queued" else 202)
 
 
 @router.get("/jobs/{job_id}/result", response_class=Response, responses={200: IMAGE})
@@ -84,9 +107,11 @@ async def read_result(job_id: str, request: Request, gateway: Shared) -> Respons
     if outcome is None:
         raise JobNotFinished(f"The job is {record.status}; ask again in a moment.")
     if outcome.problem is not None:
-        failed = JobFailed(f"The job ended in a problem: {outcome.problem.detail}")
+        refusal: InpaintError = JobCanceled("The job was canceled: it has no result.")
+        if record.status != "canceled":
+            refusal = JobFailed(f"The job ended in a problem: {outcome.problem.detail}")
         job = JobBody.of(record).model_dump(mode="json")
-        return answer(failed, request.scope, members={"job": job})
+        return answer(refusal, request.scope, members={"job": job})
     headers = _result_headers(job_id, outcome)
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
@@ -109,7 +134,7 @@ async def livez() -> dict[str, str]:
 async def readyz(request: Request, gateway: Shared) -> Response:
     """Whether a picture sent now would be taken: Redis answers and a worker is ready."""
     try:
-        await gateway.admit()
+        await gateway.ready(anew=True)
     except InpaintError as error:
         return answer(error, request.scope, members={"failing": [error.code]})
     return JSONResponse({"status": "ready"})
@@ -129,14 +154,14 @@ async def explain(code: str) -> dict[str, object]:
     }
 
 
-async def _take(request: Request, gateway: Gateway) -> tuple[str, str]:
-    """Receive and judge the form, and put its job into the queue; return the job's id and model."""
+async def _take(request: Request, gateway: Gateway, waiter: Waiter) -> None:
+    """Receive and judge the form, and put its job into the queue."""
     gateway.refuse_when_stopping()
     upload = await read_form(request, gateway.settings)
     form = upload.form
     output_format = form.output_format or accepted_format(request.headers)
     await run_in_threadpool(check, upload, output_format, gateway.settings)
-    model = _choose(form.model or gateway.settings.model, await gateway.admit())
+    model = _choose(form.model or gateway.settings.model, await gateway.ready())
 
     def draft(image: str, mask: str | None) -> InpaintJob:
         return InpaintJob(
@@ -147,7 +172,8 @@ async def _take(request: Request, gateway: Gateway) -> tuple[str, str]:
             **form.model_dump(exclude={"model", "output_format"}),
         )
 
-    return await gateway.submit(upload.image, upload.mask, draft), model
+    address = request.client.host if request.client else "local"  # no address: a unix socket
+    await gateway.submit(waiter, upload.image, upload.mask, draft, address)
 
 
 def _choose(name: str, cards: list[WorkerCard]) -> str:
@@ -160,11 +186,32 @@ def _choose(name: str, cards: list[WorkerCard]) -> str:
     return name
 
 
-async def _accepted(gateway: Gateway, job_id: str, preference: Preference) -> Response:
-    body = JobBody.of(await gateway.read(job_id))
-    headers = {"Location": f"/jobs/{job_id}", "Retry-After": RETRY_SECONDS, "X-Job-ID": job_id}
-    headers |= _applied(preference)
-    return JSONResponse(body.model_dump(mode="json"), status_code=202, headers=headers)
+async def _accepted(gateway: Gateway, waiter: Waiter, preference: Preference) -> Response:
+    """The job as it stands; as it was accepted, where Redis is away meanwhile."""
+    try:
+        record = await gateway.read(waiter.id)
+    except QueueUnavailable:
+        assert waiter.job is not None
+        record = fresh(waiter.id, waiter.job, "interactive", gateway.settings)
+    location = {"Location": f"/jobs/{waiter.id}", "Retry-After": RETRY_SECONDS}
+    headers = location | {"X-Job-ID": waiter.id} | _applied(preference)
+    return _job(gateway, record, 202, headers)
+
+
+def _job(
+    gateway: Gateway, record: Record, status: int, headers: dict[str, str] | None = None
+) -> Response:
+    body = JobBody.of(record, gateway.eta(record)).model_dump(mode="json")
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def _rate(refusal: RateLimited, limit: int) -> dict[str, str]:
+    """What a client may do, as draft-ietf-httpapi-ratelimit-headers-10 writes it."""
+    seconds = refusal.retry_after or RETRY_AFTER_SECONDS[refusal.code]
+    return {
+        "RateLimit-Policy": f'"unfinished-jobs";q={limit};qu="concurrent-requests"',
+        "RateLimit": f'"unfinished-jobs";r=0;t={seconds}',
+    }
 
 
 def _result_headers(job_id: str, outcome: Outcome) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from inpaint.catalogue import WorkerCard, models
 from inpaint.header import MEDIA_TYPES
-from inpaint.jobs import MaskFit, MaskMode, Outcome, OutputFormat, Record, Status
+from inpaint.jobs import FINAL, MaskFit, MaskMode, Outcome, OutputFormat, Record, Status
 from inpaint.settings import Settings
 
 from .problems import title
@@ -85,6 +85,7 @@ class JobBody(Body):
     finished_at: datetime | None
     expires_at: datetime
     queue_position: int | None  # 0 is next
+    eta_seconds: int | None  # until it is done, about; of a job that waits, where it can be told
     attempts: int
     model: str
     model_digest: str | None
@@ -96,12 +97,14 @@ class JobBody(Body):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, record: Record) -> "JobBody":
+    def of(cls, record: Record, eta: int | None = None) -> "JobBody":
         """What the API shows of a record."""
         job, outcome = record.job, record.outcome
         links = {"self": f"/jobs/{record.id}"}
         if record.status == "succeeded":
             links["result"] = f"/jobs/{record.id}/result"
+        elif record.status not in FINAL:
+            links["cancel"] = f"/jobs/{record.id}/cancel"
         return cls(
             id=record.id,
             status=record.status,
@@ -110,6 +113,7 @@ class JobBody(Body):
             finished_at=record.finished_at,
             expires_at=record.expires_at,
             queue_position=record.queue_position,
+            eta_seconds=eta,
             attempts=record.attempts,
             model=job.model,
             model_digest=outcome.digest if outcome else None,
@@ -117,7 +121,7 @@ class JobBody(Body):
             mask=_mask(outcome),
             image=_image(outcome),
             seconds=outcome.seconds if outcome else None,
-            error=_error(outcome),
+            error=_error(outcome) if record.status == "failed" else None,
             links=links,
         )
 
@@ -213,6 +217,8 @@ LIMITS = {
     "max_side",
     "max_wait_seconds",
     "queue_limit",
+    "queue_bytes",
+    "client_limit",
     "job_timeout_seconds",
     "result_ttl_seconds",
 }

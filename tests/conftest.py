@@ -11,10 +11,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -26,9 +27,11 @@ from PIL import Image
 from redis import Redis
 from redis.exceptions import RedisError
 
-from inpaint import jobs
+from inpaint import catalogue, jobs
+from inpaint.catalogue import Card, WorkerCard
 from inpaint.settings import Settings
 from service.server import find_binary
+from worker.leases import BatchWorker, Claim
 
 START_SECONDS = 60.0
 GOLDEN = Path(__file__).parent / "golden"
@@ -216,6 +219,72 @@ def gateway(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def start_service() -> Callable[..., object]:
     """The context manager behind `service`, for tests that stop or kill parts of it."""
     return _running
+
+
+@dataclass
+class ByHand:
+    """A worker that holds `telea` and does nothing by itself: the test claims and commits."""
+
+    settings: Settings
+    worker: BatchWorker
+
+    def claim(self, count: int = 1) -> list[Claim]:
+        """Take so many jobs into leases, once they are there."""
+        claims: list[Claim] = []
+
+        def enough() -> bool:
+            claims.extend(claim for claim, _ in self.worker.claim(count - len(claims)))
+            return len(claims) == count
+
+        until(enough)
+        return claims
+
+    def commit(self, *claims: Claim, ending: object = None) -> None:
+        """End them, as `ending` says or with their own images as results."""
+        for claim in claims:
+            image = claim.payload["image"]
+            done = {"model": "telea", "result": image, "media_type": "image/png"}
+            facts = {"width": 96, "height": 64, "format": "png", "seconds": {"infer": 0.5}}
+            self.worker.commit([(claim, ending or done | facts)])  # type: ignore[list-item]
+
+    @contextmanager
+    def reported(self, rate: float = 0.0) -> Iterator[None]:
+        """Report ready for as long as the context lasts, also while Redis is away."""
+        card = WorkerCard(
+            worker="by-hand",
+            pid=1,
+            device="cpu",
+            engine="none",
+            precision="fp32",
+            models=(Card(name="telea", architecture="telea"),),
+            rate=rate,
+        )
+        stop = threading.Event()
+
+        def beat() -> None:
+            with jobs.connect(self.settings) as redis:
+                while not stop.wait(0.2):
+                    with suppress(RedisError):
+                        catalogue.publish(redis, card)
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            with jobs.connect(self.settings) as redis:
+                catalogue.withdraw(redis, card.worker)
+
+
+@pytest.fixture
+def by_hand(settings: Settings) -> Iterator[ByHand]:
+    """A worker of the test's settings, for tests that move jobs step by step."""
+    patient = settings.model_copy(update={"lease_seconds": 60.0})
+    worker = BatchWorker(patient, ["telea"], None)  # type: ignore[arg-type]  # no stage is asked
+    yield ByHand(settings, worker)
+    worker.connection.close()
 
 
 @pytest.fixture

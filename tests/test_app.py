@@ -14,9 +14,8 @@ import numpy as np
 import psutil
 import pytest
 
-from inpaint import catalogue, jobs
+from inpaint import jobs
 from inpaint.blobs import FolderBlobs
-from inpaint.catalogue import Card, WorkerCard
 from inpaint.settings import Settings
 
 GATEWAY_MB = 150
@@ -28,25 +27,10 @@ def settings(own_server, tmp_path):
 
 
 @pytest.fixture
-def lonely_worker(settings):
+def lonely_worker(by_hand):
     """A worker's card without the worker: jobs are taken into the queue and stay there."""
-    card = Card(name="telea", architecture="telea")
-    worker = WorkerCard(
-        worker="w", pid=1, device="cpu", engine="torch", precision="fp32", models=(card,)
-    )
-    stop = threading.Event()
-
-    def beat():
-        with jobs.connect(settings) as redis:
-            while not stop.is_set():
-                catalogue.publish(redis, worker)
-                stop.wait(catalogue.BEAT_SECONDS)
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    yield
-    stop.set()
-    thread.join()
+    with by_hand.reported():
+        yield
 
 
 def test_the_gateway_imports_neither_torch_nor_opencv():
@@ -180,20 +164,35 @@ def test_a_gateway_that_is_stopped_answers_those_who_wait(
         assert time.monotonic() - began < 3
         assert answers[0].status_code == 202
         with jobs.connect(settings) as redis:
-            record = jobs.read(jobs.open_queue(redis), answers[0].json()["id"], settings)
+            record = jobs.read(redis, answers[0].json()["id"], settings)
         assert record.status == "queued"  # it goes on without its gateway
 
 
-def test_a_client_that_goes_away_while_it_waits_breaks_nothing(
-    start_service, settings, lonely_worker, image, mask
+def test_a_client_that_goes_away_takes_its_job_along_if_that_has_not_begun(
+    start_service, settings, by_hand, image, mask, eventually
 ):
-    with start_service(settings, worker=False) as gateway:
-        for _ in range(5):
-            with pytest.raises(httpx.ReadTimeout):
-                gateway.post(image, mask, timeout=0.3)
-        assert gateway.client.get("/livez").status_code == 200
-        answer = gateway.post(image, mask, headers={"Prefer": "wait=0"})
-        assert answer.json()["queue_position"] == 5
+    with start_service(settings, worker=False) as gateway, by_hand.reported():
+        eventually(lambda: gateway.client.get("/readyz").is_success)
+        kept = gateway.post(image, mask, headers={"Prefer": "respond-async"}).json()
+        with pytest.raises(httpx.ReadTimeout):
+            gateway.post(image, mask, timeout=0.5)
+        with jobs.connect(settings) as redis:
+            eventually(lambda: redis.zcard("rq:canceled:v1.interactive.telea") == 1, seconds=5)
+            assert redis.hgetall("inpaint:load")[b"interactive"] == b"1"
+        assert by_hand.claim()[0].id == kept["id"]
+        waiter = threading.Thread(target=lambda: _post_in_vain(gateway, image, mask))
+        waiter.start()
+        (running,) = by_hand.claim()
+        waiter.join()
+        time.sleep(0.5)  # for the gateway to notice
+        assert gateway.client.get(f"/jobs/{running.id}").json()["status"] == "running"
+
+
+def _post_in_vain(gateway, image, mask):
+    with httpx.Client(base_url=gateway.url, trust_env=False) as client:
+        files = {"image": ("a.png", image), "mask": ("b.png", mask)}
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/inpaint", files=files, timeout=2)
 
 
 def test_expired_files_are_swept_when_the_gateway_starts(start_service, settings, eventually):

@@ -94,12 +94,6 @@ def test_a_job_that_never_was_is_not_found(redis):
     assert redis.keys() == []
 
 
-def test_the_registry_forgets_jobs_whose_records_have_expired(redis, queued):
-    redis.zadd(f"rq:canceled:{QUEUE}", {"long-ago": 1.0})
-    cancel(redis, queued[0])
-    assert redis.zrange(f"rq:canceled:{QUEUE}", 0, -1) == [queued[0].encode()]
-
-
 def test_a_full_server_still_cancels(own_server, tmp_path):
     settings = Settings(data=tmp_path, redis_url=own_server.url())
     task = InpaintJob(image=KEY, model="telea")

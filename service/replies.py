@@ -1,0 +1,124 @@
+"""Where requests wait for their jobs: one list in Redis and one connection for the whole process.
+
+Whoever ends a job writes its id to the list that the job names. That is only a hint: the outcome
+is read from RQ's record, and all who wait are looked after from time to time without one.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from secrets import token_hex
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from inpaint import jobs
+from inpaint.jobs import InpaintJob, Outcome
+
+BLOCK_SECONDS = 1.0  # of one look at the list; less than the client's time-out
+HINTS = 256  # taken at once
+LOOK_SECONDS = 2.0  # between two looks at all who wait
+PAUSE_SECONDS = 0.2  # while Redis is away
+
+log = logging.getLogger("inpaint.gateway")
+
+
+@dataclass(eq=False)
+class Waiter:
+    """A request that waits for its job to end."""
+
+    id: str
+    ended: asyncio.Future[Outcome | None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    job: InpaintJob | None = None  # once it is known
+    admitted: bool = False  # until then nobody wonders that Redis does not know the job
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Wake the request; without an outcome it gives up."""
+        if not self.ended.done():
+            self.ended.set_result(outcome)
+
+
+class Replies:
+    """Those who wait, and the task that wakes them.
+
+    Args:
+        redis: a client that does not try again by itself, and waits for longer than BLOCK_SECONDS.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self.list = f"inpaint:reply:{token_hex(8)}"
+        self._redis = redis
+        self._waiters: dict[str, Waiter] = {}
+
+    @contextlib.contextmanager
+    def expect(self, job_id: str) -> Iterator[Waiter]:
+        """Wait for a job from before it is admitted, so that no hint comes too early."""
+        self._waiters[job_id] = waiter = Waiter(job_id)
+        try:
+            yield waiter
+        finally:
+            del self._waiters[job_id]
+
+    def give_up(self) -> None:
+        """Wake all who wait, without an outcome."""
+        for waiter in self._waiters.values():
+            waiter.end(None)
+
+    async def listen(self) -> None:
+        """Wake those whose jobs have ended, until cancelled; Redis may go away and come back."""
+        away, looked = False, 0.0
+        clock = asyncio.get_running_loop().time
+        while True:
+            try:
+                await self._wake(await self._hints())
+                if clock() - looked > LOOK_SECONDS:
+                    await self._look()
+                    looked = clock()
+                if away:
+                    log.info("Redis is back")
+                away = False
+            except RedisError as error:
+                if not away:
+                    log.warning("Redis is away: %s", error)
+                away, looked = True, 0.0
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _hints(self) -> list[str]:
+        """The ids of jobs that have ended, as far as anybody said so."""
+        found = await self._redis.blmpop(BLOCK_SECONDS, 1, self.list, direction="LEFT", count=HINTS)
+        hints: list[bytes] = found[1] if found else []  # type: ignore[assignment]  # never decoded
+        return [hint.partition(b" ")[0].decode() for hint in hints]
+
+    async def _look(self) -> None:
+        """Wake those whose hint was lost."""
+        waiters = list(self._waiters.values())
+        if not waiters:
+            return
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for waiter in waiters:
+                pipeline.hget(f"rq:job:{waiter.id}", "status")
+            statuses = await pipeline.execute()
+        going = (b"queued", b"started")
+        await self._wake(
+            waiter.id
+            for waiter, status in zip(waiters, statuses, strict=True)
+            if status not in going and waiter.admitted
+        )
+
+    async def _wake(self, ids: Iterable[str]) -> None:
+        waiters = [self._waiters[job_id] for job_id in ids if job_id in self._waiters]
+        if not waiters:
+            return
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for waiter in waiters:
+                jobs.ask_ending(pipeline, waiter.id)
+            replies = await pipeline.execute()
+        for waiter, ending, entries in zip(waiters, replies[::2], replies[1::2], strict=True):
+            assert waiter.job is not None  # known before Redis has heard of it
+            outcome = jobs.outcome(waiter.id, waiter.job.model, ending, entries)
+            if outcome is not None:
+                waiter.end(outcome)
