@@ -9,6 +9,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from inpaint import admission, catalogue, feeder, jobs
+from inpaint.blobs import open_blobs
 from inpaint.errors import JobFinal, QueueUnavailable
 from inpaint.jobs import InpaintJob
 from inpaint.settings import Settings
@@ -158,6 +159,21 @@ def test_a_canceled_album_enters_no_more_and_the_others_go_on(redis, settings):
             admission.cancel(redis, job)
     assert not redis.exists(f"rq:job:{canceled[8]}")
     assert feeder.cancel(redis, "a") == 0
+
+
+@pytest.mark.slow
+def test_a_worker_feeds_itself_until_an_album_is_done(service, image, mask, eventually):
+    blobs = open_blobs(service.settings)
+    job = InpaintJob(image=blobs.put(image), mask=blobs.put(mask), model="telea")
+    with Redis.from_url(service.settings.redis) as redis:
+        ids = feeder.add(redis, "a", [(job, len(image) + len(mask))] * 60)
+
+        eventually(lambda: not redis.exists(feeder.ALBUMS))
+        eventually(lambda: not redis.exists("inpaint:load"))
+
+        ended = [Job.fetch(id_, connection=redis, serializer=JSONSerializer) for id_ in ids]
+        assert {job.get_status(refresh=False) for job in ended} == {"finished"}
+    assert service.post(image, mask).status_code == 200
 
 
 class Interrupted(Redis):
