@@ -1,137 +1,87 @@
+"""`inpaint worker` as a process: jobs from a real queue, its card, its signals; and the beat."""
+
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
+from contextlib import contextmanager
+from io import BytesIO
 
 import numpy as np
 import pytest
-from redis import Redis
-from rq import Callback
-from rq.job import Job
-from rq.serializers import JSONSerializer
+from PIL import Image
 
-from inpaint import catalogue, jobs
+from inpaint import admission, catalogue, feeder, jobs
 from inpaint.blobs import FolderBlobs
-from inpaint.highres import SizeRule
 from inpaint.jobs import InpaintJob
 from inpaint.settings import Settings
-from worker import loop, tasks
 from worker.beat import Beat
-from worker.zoo import Zoo
-
-
-class Grey:
-    """A filler that paints grey, after doing what a test wants."""
-
-    rule = SizeRule(whole=True)
-
-    def __init__(self, first=lambda: None):
-        self.first = first
-
-    def __call__(self, pixels, holes):
-        self.first()
-        return np.full_like(pixels, 128)
 
 
 @pytest.fixture
-def work(settings, redis):
-    """Run all jobs in the queue in this process, with one filler called `grey`."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def start(tmp_path, eventually):
+    """A function that starts a worker with `telea`; the worker is killed after the test."""
+    running = []
 
-    def run(filler):
-        card = catalogue.Card(name="grey", architecture="grey")
-        zoo = Zoo({"grey": filler}, {"grey": card})
-        tasks.equip(tasks.Workplace(settings, FolderBlobs(settings.blob_folder), zoo))
-        loop.queue_worker(jobs.connect(settings)).work(burst=True, logging_level="WARNING")
+    @contextmanager
+    def begin(settings, **variables):
+        log = tmp_path / "worker.log"
+        environment = os.environ | {
+            "INPAINT_DATA": str(settings.data),
+            "INPAINT_MODEL": "telea",
+            "INPAINT_MODELS": "telea",
+            "REDIS_URL": settings.redis,
+            "OMP_NUM_THREADS": "1",
+            **variables,
+        }
+        command = [sys.executable, "-m", "inpaint", "worker"]
+        with log.open("a") as file:
+            process = subprocess.Popen(command, env=environment, stderr=file)
+        running.append(process)
+        process.log = log.read_text
+        with jobs.connect(settings) as redis:
 
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
+            def ready():
+                assert process.poll() is None, log.read_text()
+                return [card for card in catalogue.workers(redis) if card.pid == process.pid]
+
+            eventually(ready)
+            yield process
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
-def queue(redis):
-    return jobs.open_queue(redis)
+def blobs(settings):
+    return FolderBlobs(settings.blob_folder)
 
 
 @pytest.fixture
-def submit(queue, settings, image, mask):
-    """Submit the shared picture; settings may be changed."""
+def submit(redis, settings, blobs, image, mask):
+    """Put a picture into the queue."""
 
-    def put(**changes):
-        blobs = FolderBlobs(settings.blob_folder)
-        job = InpaintJob(image=blobs.put(image), mask=blobs.put(mask), model="grey")
-        return jobs.submit(queue, job, settings.model_copy(update=changes))
+    def put(image=image, mask=mask, **fields):
+        job = InpaintJob(image=blobs.put(image), mask=blobs.put(mask), model="telea", **fields)
+        return admission.admit(redis, job, settings, share="client:test", size=1)
 
     return put
 
 
-def outcome(queue, job, settings):
-    return jobs.read(queue, job, settings).outcome
+@pytest.fixture
+def ended(redis, settings, eventually):
+    """Wait for a job and return its record."""
 
+    def wait(job):
+        read = lambda: jobs.read(redis, job, settings)  # noqa: E731
+        eventually(lambda: read().outcome is not None)
+        return read()
 
-def test_a_job_is_run_and_its_result_stored(work, submit, queue, settings):
-    job = submit()
-
-    work(Grey())
-
-    assert FolderBlobs(settings.blob_folder).get(outcome(queue, job, settings).result)
-
-
-def test_a_generator_that_raises_fails_its_job_and_not_the_next(work, submit, queue, settings):
-    calls = iter([RuntimeError("no"), None])
-
-    def first_time():
-        if error := next(calls):
-            raise error
-
-    bad, good = submit(), submit()
-    work(Grey(first_time))
-
-    assert outcome(queue, bad, settings).problem.code == "model-failed"
-    assert outcome(queue, good, settings).problem is None
-
-
-def test_a_job_that_runs_too_long_is_ended(work, submit, queue, settings):
-    job = submit(job_timeout_seconds=1)
-    began = time.monotonic()
-
-    work(Grey(lambda: time.sleep(20)))
-
-    assert outcome(queue, job, settings).problem.code == "timed-out"
-    assert time.monotonic() - began < 10
-
-
-def test_another_function_is_never_run(work, queue, tmp_path):
-    made = [tmp_path / name for name in ("function", "failed", "method")]
-    foreign = queue.enqueue("os.mkdir", str(made[0]), on_failure=Callback("os.mkdir"))
-    queue.enqueue(f"pathlib.Path.{'mkdir'}", str(made[2]))
-
-    work(Grey())
-
-    assert not any(path.exists() for path in made)
-    ended = Job.fetch(foreign.id, connection=queue.connection, serializer=JSONSerializer)
-    assert ended.get_status() == "failed"
-    assert "the task 'os.mkdir' is not" in ended.latest_result().exc_string
-
-
-def test_a_callback_that_redis_names_is_never_run(work, submit, queue, redis, settings, tmp_path):
-    job = submit()
-    redis.hset(f"rq:job:{job}", "success_callback_name", "os.abort")
-
-    work(Grey())
-
-    assert outcome(queue, job, settings).result is not None
-
-
-def test_the_beat_goes_on_and_ends_with_the_block(redis, eventually):
-    card = catalogue.WorkerCard(
-        worker="w", pid=1, device="cpu", engine="opencv", precision="fp32", models=()
-    )
-    with Beat(redis, card):
-        eventually(lambda: catalogue.workers(redis), 5)
-        redis.flushdb()  # as if its time to live were over
-        eventually(lambda: catalogue.workers(redis), 5)
-    assert catalogue.workers(redis) == []
+    return wait
 
 
 @pytest.fixture
@@ -145,50 +95,161 @@ def large(encoded):
     return encoded(pixels), encoded(mask)
 
 
-@pytest.mark.slow
-def test_the_beat_goes_on_while_a_job_runs(service, large, eventually):
-    job = service.post(*large, headers={"Prefer": "respond-async"}).json()["id"]
-    status = lambda: service.client.get(f"/jobs/{job}").json()["status"]  # noqa: E731
-    eventually(lambda: status() == "running")
+def status(redis, job, settings):
+    return jobs.read(redis, job, settings).status
 
-    with jobs.connect(service.settings) as redis:
+
+@pytest.mark.slow
+def test_jobs_end_with_results_each_by_itself(
+    start, submit, ended, settings, blobs, image, photo, hole, redis, eventually
+):
+    with start(settings) as worker:
+        bad = submit(image=image[:-200])
+        good = [submit() for _ in range(20)]
+
+        assert ended(bad).outcome.problem.code == "image-unreadable"
+        for job in good:
+            outcome = ended(job).outcome
+            result = np.asarray(Image.open(BytesIO(blobs.get(outcome.result))))
+            assert np.array_equal(result[~hole], photo[~hole])
+            assert not np.array_equal(result[hole], photo[hole])
+        assert re.search(rf"{good[0]} telea: done in \d+\.\d+ s: decode ", worker.log())
+        eventually(lambda: catalogue.workers(redis)[0].rate > 0)
+
+
+@pytest.mark.slow
+def test_an_album_goes_through_the_worker_that_feeds_it(
+    start, ended, settings, redis, blobs, image, mask, eventually
+):
+    job = InpaintJob(image=blobs.put(image), mask=blobs.put(mask), model="telea")
+    with start(settings):
+        album = feeder.add(redis, "album", [(job, 1)] * 40)
+        eventually(lambda: redis.exists(*[f"rq:job:{job}" for job in album]) == len(album))
+
+        assert {ended(job).status for job in album} == {"succeeded"}
+
+
+@pytest.mark.slow
+def test_a_job_past_its_time_is_ended_and_the_next_one_runs(start, submit, ended, settings, large):
+    with start(settings, INPAINT_JOB_TIMEOUT_SECONDS="1"):
+        late = submit(*large)
+        assert ended(late).outcome.problem.code == "timed-out"
+        assert ended(submit()).status == "succeeded"
+
+
+@pytest.mark.slow
+def test_a_running_job_that_is_canceled_is_dropped(
+    start, submit, ended, settings, redis, large, eventually
+):
+    with start(settings) as worker:
+        job = submit(*large)
+        eventually(lambda: status(redis, job, settings) == "running")
+        assert admission.cancel(redis, job) == "running"
+
+        eventually(lambda: f"{job} telea: dropped" in worker.log())
+        assert status(redis, job, settings) == "canceled"
+        assert ended(submit()).status == "succeeded"
+
+
+@pytest.mark.slow
+def test_the_card_and_the_lease_are_renewed_while_a_job_runs(
+    start, submit, ended, settings, redis, large, eventually
+):
+    with start(settings, INPAINT_LEASE_SECONDS="0.5"):
+        job = submit(*large)
+        eventually(lambda: status(redis, job, settings) == "running")
         (card,) = catalogue.workers(redis)
         redis.delete(f"inpaint:worker:{card.worker}")
         eventually(lambda: catalogue.workers(redis), 2 * catalogue.BEAT_SECONDS)
-        assert status() == "running"
+        assert status(redis, job, settings) == "running"
 
-    eventually(lambda: status() == "succeeded")
+        record = ended(job)
+    assert record.status == "succeeded"
+    assert record.attempts == 1
 
 
 @pytest.mark.slow
 def test_redis_may_go_and_come_back_and_sigterm_lets_a_job_end(
-    own_server, start_service, tmp_path, image, mask, large, eventually
+    own_server, start, tmp_path, image, mask, large, eventually
 ):
     settings = Settings(data=tmp_path, redis_url=own_server.url())
-    with start_service(settings, worker=True) as running:
+    blobs = FolderBlobs(settings.blob_folder)
+
+    def submit(image, mask):
+        job = InpaintJob(image=blobs.put(image), mask=blobs.put(mask), model="telea")
+        return admission.admit(redis, job, settings, share="client:test", size=1)
+
+    with start(settings) as worker, jobs.connect(settings) as redis:
         own_server.kill()
-        eventually(lambda: running.client.get("/readyz").status_code == 503)
+        time.sleep(1.5)  # so that the worker has noticed
         own_server.start()
-        eventually(lambda: running.client.get("/readyz").is_success)
-        assert running.post(image, mask).status_code == 200
+        first = submit(image, mask)
+        eventually(lambda: status(redis, first, settings) == "succeeded")
 
-        job = running.post(*large, headers={"Prefer": "respond-async"}).json()["id"]
-        eventually(lambda: running.client.get(f"/jobs/{job}").json()["status"] == "running")
-        os.kill(running.worker.pid, signal.SIGTERM)
+        second = submit(*large)
+        eventually(lambda: status(redis, second, settings) == "running")
+        worker.send_signal(signal.SIGTERM)
 
-        assert running.worker.wait(30) == 0
-        assert running.client.get(f"/jobs/{job}").json()["status"] == "succeeded"
-        with Redis.from_url(own_server.url()) as redis:
-            assert catalogue.workers(redis) == []
+        assert worker.wait(60) == 0
+        assert status(redis, second, settings) == "succeeded"
+        assert catalogue.workers(redis) == []
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_worker_whose_redis_is_away(own_server, start_service, tmp_path):
+def test_sigterm_ends_a_worker_whose_redis_is_away(own_server, start, tmp_path):
     settings = Settings(data=tmp_path, redis_url=own_server.url())
-    with start_service(settings, worker=True) as running:
+    with start(settings) as worker:
         own_server.kill()
         time.sleep(1.5)  # so that the worker has noticed
+        worker.send_signal(signal.SIGTERM)
 
-        os.kill(running.worker.pid, signal.SIGTERM)
+        assert worker.wait(20) == 0
 
-        assert running.worker.wait(10) == 0
+
+@pytest.mark.slow
+def test_a_worker_that_can_never_start_says_why_and_that_it_is_no_use(settings, redis):
+    environment = os.environ | {"INPAINT_MODELS": "telea,nonesuch", "REDIS_URL": settings.redis}
+    environment |= {"INPAINT_DATA": str(settings.data)}
+    command = [sys.executable, "-m", "inpaint", "worker"]
+
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == os.EX_CONFIG
+    assert "nonesuch" in ended.stderr
+    assert "(unknown-model)" in ended.stderr
+
+
+CARD = catalogue.WorkerCard(
+    worker="w", pid=1, device="cpu", engine="opencv", precision="fp32", models=()
+)
+
+
+def test_the_beat_goes_on_and_ends_with_the_block(redis, settings, eventually):
+    with Beat(redis, settings, CARD, lambda: 2.5):
+        eventually(lambda: catalogue.workers(redis), 5)
+        redis.flushdb()  # as if its time to live were over
+        eventually(lambda: catalogue.workers(redis), 5)
+        assert catalogue.workers(redis)[0].rate == 2.5
+    assert catalogue.workers(redis) == []
+
+
+def test_the_beat_feeds_albums(redis, settings, eventually):
+    job = InpaintJob(image="0" * 32, model="telea")
+    (first,) = feeder.add(redis, "album", [(job, 1)])
+
+    with Beat(redis, settings, CARD, lambda: 0.0):
+        eventually(lambda: redis.exists(f"rq:job:{first}"), 10)
+
+    assert jobs.read(redis, first, settings).status == "queued"
+
+
+def test_the_beat_survives_a_redis_that_goes_away(own_server, tmp_path, eventually, caplog):
+    caplog.set_level("INFO", logger="inpaint.worker")
+    settings = Settings(data=tmp_path, redis_url=own_server.url())
+    with jobs.connect(settings) as mine, Beat(mine, settings, CARD, lambda: 0.0):
+        own_server.kill()
+        eventually(lambda: "going on trying" in caplog.text)
+        own_server.start()
+        eventually(lambda: "Redis is back" in caplog.text)
+        with jobs.connect(settings) as redis:
+            assert catalogue.workers(redis) == [CARD]
