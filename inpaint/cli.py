@@ -25,6 +25,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("service.commands:serve", "Answer HTTP; --embedded starts all the rest too."),
     "worker": Command("worker.commands:worker", "Load the models and take jobs from the queue."),
+    "run": Command("worker.run:run", "Fill the holes of pictures, without a server."),
     "import": Command("models.commands:import_weights", "Make a checkpoint of published weights."),
     "demo": Command("service.demo:demo", "Restore a real photograph: before | mask | after."),
     "train": Command(
