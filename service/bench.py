@@ -1,110 +1,105 @@
-"""`inpaint bench serve`: what the service adds around the model, measured from outside."""
+"""`inpaint bench serve`: what the service can do, measured from outside, by real processes.
+
+In: which parts. Out: a line of progress for each run, a table at the end, the same as JSON. What
+each figure means stands in docs/benchmarks.md.
+"""
 
 import json
+import platform
 import time
-from io import BytesIO
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
-import httpx
-import numpy as np
 import psutil
 import typer
-from PIL import Image, ImageDraw
 
-from inpaint.errors import InpaintError
+from . import bench_lanes, bench_rates, bench_shapes
+from .bench_effort import FULL, QUICK, Effort, Figures, Say
 
-from .temporary import Service, running
+PARTS: dict[str, Callable[[Effort, Say], Figures]] = {
+    "bare": bench_rates.against_bare,
+    "compact": bench_rates.against_bare_compact,
+    "peer": bench_rates.against_peer,
+    "peer-cpu": bench_rates.against_peer_cpu,
+    "noop": bench_lanes.queue_alone,
+    "specks": bench_shapes.many_specks,
+    "curves": bench_shapes.curves,
+    "album": bench_lanes.beside_album,
+    "memory": bench_lanes.memory,
+    "overhead": bench_lanes.overhead,
+}
+PACKAGES = ("openvino", "torch", "litserve", "fastapi", "uvicorn", "redis", "rq", "pillow")
 
-MODEL = "telea"  # the fastest: what remains is the service's own time
-SIDE = 512  # pixels
-WARM_REQUESTS = 3  # not counted
-MEGABYTE = 1e6  # bytes
+
+def _chosen(only: str | None) -> list[str]:
+    """Return the parts, in the order in which they run."""
+    if only is None:
+        return list(PARTS)
+    names = [name.strip() for name in only.split(",")]
+    for name in names:
+        if name not in PARTS:
+            raise typer.BadParameter(f"{name!r} is none of the parts: {', '.join(PARTS)}")
+    return [name for name in PARTS if name in names]
 
 
 def serve(
     *,
-    requests: Annotated[int, typer.Option(min=1, help="How many are counted.")] = 50,
+    only: Annotated[
+        str | None, typer.Option(help=f"Parts, by commas; by default all: {', '.join(PARTS)}.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="See that everything runs; the figures mean little.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write figures here.")
     ] = None,
 ) -> None:
-    """Post a 512 px PNG again and again and print time and memory."""
-    with running(MODEL) as service:
-        figures = measure(service, requests)
+    """Measure the whole service over HTTP, against the bare network and against LitServe."""
+    names = _chosen(only)
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - began:6.0f} s  {line}", flush=True)
+
+    figures: Figures = {"machine": machine(), "versions": versions()}
+    print(figures["machine"], figures["versions"], sep="\n")
+    for name in names:
+        say(f"{name}: {PARTS[name].__doc__}")
+        figures |= PARTS[name](QUICK if quick else FULL, say)
+    figures["seconds"] = time.monotonic() - began
     for name, value in figures.items():
-        print(f"{name:24} {value:10.2f}")
+        print(_row(name, value))
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def measure(service: Service, requests: int) -> dict[str, float]:
-    """Return the figures by name: `_ms` milliseconds, `_mb` megabytes.
-
-    `overhead` is what a client waits beyond the time in the model; `decode`, `queue`, `infer` and
-    `encode` are what the answers say of themselves, as a median.
-    """
-    files = {"image": ("image.png", _photograph()), "mask": ("mask.png", _mask())}
-    totals: list[float] = []
-    stages: dict[str, list[float]] = {}
-    with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as client:
-        for number in range(WARM_REQUESTS + requests):
-            began = time.perf_counter()
-            answer = client.post("/inpaint", files=files, data={"model": MODEL})
-            total = 1000 * (time.perf_counter() - began)
-            if answer.status_code != httpx.codes.OK:
-                raise InpaintError(f"POST /inpaint answered {answer.status_code}: {answer.text}")
-            if number < WARM_REQUESTS:
-                continue
-            totals.append(total)
-            for name, milliseconds in _stages(answer.headers["Server-Timing"]).items():
-                stages.setdefault(name, []).append(milliseconds)
-    overhead = np.subtract(totals, stages["infer"])
-    return {
-        "requests": requests,
-        "overhead_ms_p50": float(np.percentile(overhead, 50)),
-        "overhead_ms_p95": float(np.percentile(overhead, 95)),
-        "total_ms_p50": float(np.percentile(totals, 50)),
-        "total_ms_p95": float(np.percentile(totals, 95)),
-        **{f"{name}_ms_p50": float(np.median(values)) for name, values in stages.items()},
-        "gateway_mb": _resident(service, "serve"),
-        "worker_mb": _resident(service, "worker"),
-    }
+def machine() -> str:
+    """Say what computes: the processor, its cores, the memory."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        name = names[0] if names else name
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{name}, {psutil.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}"
 
 
-def _stages(header: str) -> dict[str, float]:
-    """Read `Server-Timing`: `decode;dur=3.1, queue;dur=1.2` in milliseconds."""
-    pairs = (entry.strip().split(";dur=") for entry in header.split(","))
-    return {name: float(milliseconds) for name, milliseconds in pairs}
+def versions() -> str:
+    """Say which packages matter here, as installed."""
+    words = [f"Python {platform.python_version()}"]
+    for name in PACKAGES:
+        try:
+            words.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(words)
 
 
-def _resident(service: Service, command: str) -> float:
-    """Return the resident memory of the supervisor's child that runs `inpaint COMMAND`."""
-    children = psutil.Process(service.process.pid).children()
-    (child,) = (child for child in children if child.cmdline()[-1] == command)
-    return float(child.memory_info().rss / MEGABYTE)
-
-
-def _photograph() -> bytes:
-    """Return a PNG that compresses about as badly as a photograph: soft shapes and grain."""
-    random = np.random.default_rng(0)
-    coarse = Image.fromarray(random.integers(0, 256, (9, 9, 3), dtype=np.uint8))
-    shapes = np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float64)
-    grain = random.normal(0, 4, shapes.shape)
-    pixels = np.clip(shapes + grain, 0, 255).astype(np.uint8)
-    return _png(Image.fromarray(pixels))
-
-
-def _mask() -> bytes:
-    """Return a PNG with a few strokes, about 3 % of the picture."""
-    mask = Image.new("L", (SIDE, SIDE))
-    draw = ImageDraw.Draw(mask)
-    for x in (100, 230, 400):
-        draw.line((x, 0, SIDE - x, SIDE), fill=255, width=5)
-    return _png(mask)
-
-
-def _png(picture: Image.Image) -> bytes:
-    file = BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
+def _row(name: str, value: float | str | list[list[float]]) -> str:
+    if isinstance(value, list):
+        points = "; ".join(" ".join(f"{number:.3g}" for number in point) for point in value)
+        return f"{name:34} {points}"
+    return f"{name:34} {value}" if isinstance(value, str) else f"{name:34} {value:12.3f}"

@@ -42,7 +42,7 @@ BACKLOG = 64  # accepted jobs that have not ended, at most: there is always work
 SIDES = (96, 320, 640)  # of the pictures, pixels: so that faults meet every stage of a job
 ANSWER_SECONDS = 10.0  # then the reply counts as lost
 PATIENCE_SECONDS = 180.0  # for one fault's turn, and for the last jobs to end
-PAUSE_SECONDS = 1.0  # before a fault, at most
+PAUSE_SECONDS = 0.6  # before a fault, at most; and for a job to run that it hits
 AWAY_SECONDS = 1.0  # that a killed server is away
 HANG_SECONDS = 5.0  # that a server hangs, longer than all time-outs
 WORKERS = (WORKER, f"{WORKER}-2")
@@ -216,6 +216,10 @@ class Storm:
             await _until(partial(self._accepted, self._allowed - BACKLOG // 2))
             await asyncio.sleep(self._random.uniform(0, PAUSE_SECONDS))
             running = await self._running()
+            end = time.monotonic() + PAUSE_SECONDS
+            while not running and time.monotonic() < end:
+                await asyncio.sleep(0.005)
+                running = await self._running()
             self.happened.append(Fault(kind, time.time(), running))
             await acts[kind](victim)
         self._allowed = self._count

@@ -1,0 +1,246 @@
+"""How many pictures a second: against the bare network, and against LitServe in the same place.
+
+Both sides of a comparison run in turn, ours first, and the median of the ratios counts. All of them
+have the same pictures, codecs, network and engine, and start warm. While one side is counted, the
+other has nothing to do; LitServe, which polls, is suspended meanwhile.
+"""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import httpx
+
+from inpaint.errors import StartFailed
+
+from .bench_client import Load, ask, load, post
+from .bench_effort import Effort, Figures, Say
+from .bench_pictures import box, compare, jpeg, photograph, png
+from .supervisor import free_port
+from .temporary import HOST, INPAINT, START_SECONDS, apart
+
+SIDE = 512  # pixels
+HOLE = 160  # of its side: fits, with context, in one window
+PICTURES = 4  # different ones, sent in turn
+CLIENTS = 32
+WEIGHTS = ("fresh-aotgan", "fresh-compact")  # what worker/standins.py writes, of default size
+STANDIN_WORKER = (sys.executable, "-m", "worker.standins", "work")
+WORKER = (*INPAINT, "worker")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """LitServe, which runs only while it is asked to."""
+
+    url: str
+    process: "subprocess.Popen[str]"
+
+    def load(self, requests: Sequence[bytes], clients: int, seconds: float) -> Load:
+        """Wake it, drive it, and suspend it again."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+        try:
+            return load(self.url, requests, clients=clients, seconds=seconds)
+        finally:
+            os.killpg(self.process.pid, signal.SIGSTOP)
+
+
+def against_bare(effort: Effort, say: Say) -> Figures:
+    """AOT-GAN of default size: images a second through POST /inpaint over the bare network's."""
+    return _against_bare("fresh-aotgan", "", effort, say)
+
+
+def against_bare_compact(effort: Effort, say: Say) -> Figures:
+    """The compact generator, which leaves less time to decode and encode in."""
+    return _against_bare("fresh-compact", "_compact", effort, say)
+
+
+def against_peer(effort: Effort, say: Say) -> Figures:
+    """A stand-in of 8 ms an image that leaves the cores free, as a GPU does."""
+    return _against_peer("sleep", "", STANDIN_WORKER, effort, say)
+
+
+def against_peer_cpu(effort: Effort, say: Say) -> Figures:
+    """The compact generator: codecs and network share the cores."""
+    return _against_peer("fresh-compact", "_cpu", WORKER, effort, say)
+
+
+@contextmanager
+def bare(model: str, image: bytes, mask: bytes, variables: Mapping[str, str]) -> Iterator["Bare"]:
+    """The bare loop of a model over the windows of a picture; see worker/bare.py."""
+    with TemporaryDirectory(prefix="inpaint-") as name:
+        files = Path(name) / "image", Path(name) / "mask"
+        for file, data in zip(files, (image, mask), strict=True):
+            file.write_bytes(data)
+        with _companion(
+            ["worker.bare", *map(str, files)], model, variables, output=subprocess.PIPE
+        ) as process:
+            yield Bare(process)
+
+
+@dataclass(frozen=True)
+class Bare:
+    """The bare loop, which waits for being asked."""
+
+    process: "subprocess.Popen[str]"
+
+    def run(self, seconds: float) -> dict[str, float]:
+        """Run it for so long and return what it says, `images_per_second` among it."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise StartFailed("The bare loop ended; its message stands above.")
+        facts: dict[str, float] = json.loads(line)
+        return facts
+
+
+@contextmanager
+def weights() -> Iterator[dict[str, str]]:
+    """Settings that find checkpoints of default size with fresh weights."""
+    with TemporaryDirectory(prefix="inpaint-") as folder:
+        subprocess.run([sys.executable, "-m", "worker.standins", "weights", folder], check=True)
+        yield {"INPAINT_CHECKPOINTS": folder}
+
+
+def _against_bare(model: str, suffix: str, effort: Effort, say: Say) -> Figures:
+    pictures, mask = _pictures()
+    ours: list[float] = []
+    theirs: list[float] = []
+    with (
+        weights() as variables,
+        apart(model, variables=variables) as parts,
+        bare(model, pictures[0], mask, variables) as loop,
+    ):
+        requests = [post("/inpaint", {"image": picture, "mask": mask}) for picture in pictures]
+        compare(pictures[0], mask, ask(parts.url, requests[0]).body)
+        for number in range(effort.rounds):
+            seconds = effort.seconds * (2 if model == "fresh-aotgan" else 1)  # few a second
+            ours.append(load(parts.url, requests, clients=CLIENTS, seconds=seconds).rate)
+            facts = loop.run(seconds / 2)
+            theirs.append(facts["images_per_second"])
+            say(
+                f"{model}, round {number + 1}: {ours[-1]:.2f} images/s through POST /inpaint,"
+                f" {theirs[-1]:.2f} bare ({facts['engine']}, {facts['precision']})"
+            )
+    return {
+        f"ratio_to_bare{suffix}": _ratio(ours, theirs),
+        f"images_per_s{suffix}": median(ours),
+        f"bare_images_per_s{suffix}": median(theirs),
+    }
+
+
+def _against_peer(
+    model: str, suffix: str, worker: Sequence[str], effort: Effort, say: Say
+) -> Figures:
+    pictures, mask = _pictures()
+    files = [{"image": picture, "mask": mask} for picture in pictures]
+    requests = [post("/inpaint", each) for each in files]
+    to_peer = [post("/predict", each) for each in files]
+    figures: Figures = {}
+    with (
+        weights() as variables,
+        apart(model, worker=worker, variables=variables) as parts,
+        _peer(model, variables) as peer,
+    ):
+        compare(pictures[0], mask, ask(parts.url, requests[0]).body)
+        os.killpg(peer.process.pid, signal.SIGCONT)
+        compare(pictures[0], mask, ask(peer.url, to_peer[0]).body)
+        os.killpg(peer.process.pid, signal.SIGSTOP)
+        for clients in (CLIENTS, 1):
+            ours: list[Load] = []
+            theirs: list[Load] = []
+            for number in range(effort.rounds):
+                ours.append(load(parts.url, requests, clients=clients, seconds=effort.seconds))
+                theirs.append(peer.load(to_peer, clients, effort.seconds))
+                say(
+                    f"{model}, {clients} clients, round {number + 1}: {ours[-1].rate:.1f} images/s,"
+                    f" LitServe {theirs[-1].rate:.1f}"
+                )
+            ratio = _ratio([one.rate for one in ours], [one.rate for one in theirs])
+            figures[f"ratio_to_litserve_{clients}{suffix}"] = ratio
+            for name, loads in (("", ours), ("litserve_", theirs)):
+                at = f"{suffix}_1" if clients == 1 else suffix
+                figures[f"{name}p95_ms{at}"] = median(one.wait_ms(95) for one in loads)
+                figures[f"{name}served_per_s{at}"] = median(one.rate for one in loads)
+    return figures
+
+
+@contextmanager
+def _peer(model: str, variables: Mapping[str, str]) -> Iterator[Peer]:
+    """LitServe with a model, ready and suspended.
+
+    Raises:
+        StartFailed: if it is not installed, or does not become ready.
+    """
+    if importlib.util.find_spec("litserve") is None:
+        raise StartFailed(
+            "LitServe, which this part compares with, is not installed here:"
+            " pip install -c constraints.txt '.[dev]', or leave the part out with --only."
+        )
+    port = free_port(HOST, 0)
+    url = f"http://{HOST}:{port}"
+    with _companion(
+        ["worker.peer", str(port)], model, variables, output=subprocess.DEVNULL
+    ) as process:
+        end = time.monotonic() + START_SECONDS
+        with httpx.Client(base_url=url, timeout=5, trust_env=False) as client:
+            while not _healthy(client):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise StartFailed("LitServe did not become ready; its message stands above.")
+                time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGSTOP)
+        yield Peer(url, process)
+
+
+def _healthy(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").is_success
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def _companion(
+    words: Sequence[str], model: str, variables: Mapping[str, str], *, output: int
+) -> Iterator["subprocess.Popen[str]"]:
+    """A module that runs as a program beside the service, in a group of its own."""
+    names = {"INPAINT_MODEL": model, "INPAINT_MODELS": model, **variables}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words],
+        env=os.environ | names,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _pictures() -> tuple[list[bytes], bytes]:
+    """Photographs and the mask that goes with each of them."""
+    pictures = [jpeg(photograph(SIDE, SIDE, seed=seed)) for seed in range(PICTURES)]
+    return pictures, png(box(SIDE, SIDE, HOLE))
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median of the rounds' ratios: a machine that becomes slower slows both sides."""
+    return median(one / other for one, other in zip(ours, theirs, strict=True))

@@ -1,0 +1,100 @@
+"""What large pictures cost: many specks in one request, and what the time depends on."""
+
+import time
+from statistics import median
+
+from .bench_client import Answer, ask, post
+from .bench_effort import Effort, Figures, Say
+from .bench_pictures import SPECK, box, jpeg, photograph, png, specks
+from .bench_rates import WEIGHTS, bare, weights
+from .temporary import apart
+
+SPECKS = 150
+MODEL = "aotgan-compact-256"  # shipped
+HOLE = 200  # of the hole's side in the curve over photographs, pixels
+SHAPE = 4 / 3  # width over height
+
+
+def many_specks(effort: Effort, say: Say) -> Figures:
+    """150 specks on a 12-megapixel picture, against the network alone over the same windows."""
+    width, height = _size(effort.photo_megapixels[-2:][0])
+    image, mask = jpeg(photograph(width, height)), png(specks(width, height, SPECKS))
+    figures: Figures = {}
+    with weights() as variables:
+        for model, suffix in ((WEIGHTS[0], ""), (MODEL, "_compact")):
+            with apart(model, variables=variables) as parts:
+                request = post("/inpaint", {"image": image, "mask": mask})
+                with bare(model, image, mask, variables) as loop:
+                    served, alone = [], []
+                    for _ in range(min(effort.repeats, effort.rounds)):
+                        served.append(_seconds(parts.url, request)[0])
+                        facts = loop.run(effort.seconds)
+                        alone.append(1 / facts["images_per_second"])
+            ratios = [one / other for one, other in zip(served, alone, strict=True)]
+            figures[f"specks_ratio{suffix}"] = median(ratios)
+            figures[f"specks_s{suffix}"] = median(served)
+            say(
+                f"{model}: {SPECKS} specks in {median(served):.2f} s,"
+                f" {facts['windows']} windows alone in {median(alone):.2f} s"
+            )
+    return figures
+
+
+def curves(effort: Effort, say: Say) -> Figures:
+    """How the time grows with the hole, and how it does not with the photograph."""
+    by_hole: list[list[float]] = []
+    by_photograph: list[list[float]] = []
+    width, height = _size(effort.photo_megapixels[-2:][0])
+    image = jpeg(photograph(width, height))
+    with apart(MODEL) as parts:
+        for count in effort.hole_specks:
+            mask = png(specks(width, height, count))
+            point = _point(parts.url, image, mask, effort)
+            by_hole.append([count * SPECK**2 / 1e6, *point])
+            say(f"{count} specks in {_size_words(width, height)}: {_point_words(point)}")
+        for megapixels in effort.photo_megapixels:
+            size = _size(megapixels)
+            mask = png(box(*size, min(HOLE, min(size) // 3)))
+            point = _point(parts.url, jpeg(photograph(*size)), mask, effort)
+            by_photograph.append([megapixels, *point])
+            say(f"one hole in {_size_words(*size)}: {_point_words(point)}")
+    return {"curve_hole_area": by_hole, "curve_photo_area": by_photograph}
+
+
+def _point(url: str, image: bytes, mask: bytes, effort: Effort) -> list[float]:
+    """Seconds of a request, as a median, and those of them in the network and in the codecs."""
+    request = post("/inpaint", {"image": image, "mask": mask})
+    answers = [_seconds(url, request) for _ in range(effort.repeats + 1)][1:]
+    stages = [stage_seconds(answer) for _, answer in answers]
+    return [
+        median(seconds for seconds, _ in answers),
+        median(stage["infer"] for stage in stages),
+        median(stage["decode"] + stage["encode"] for stage in stages),
+    ]
+
+
+def stage_seconds(answer: Answer) -> dict[str, float]:
+    """Read `Server-Timing`: `decode;dur=3.1, queue;dur=1.2` is in milliseconds."""
+    pairs = (entry.strip().split(";dur=") for entry in answer.headers["server-timing"].split(","))
+    return {name: float(milliseconds) / 1000 for name, milliseconds in pairs}
+
+
+def _seconds(url: str, request: bytes) -> tuple[float, Answer]:
+    began = time.perf_counter()
+    answer = ask(url, request)
+    return time.perf_counter() - began, answer
+
+
+def _size(megapixels: float) -> tuple[int, int]:
+    """Width and height of a picture of the usual shape."""
+    height = round((megapixels * 1e6 / SHAPE) ** 0.5)
+    return round(SHAPE * height), height
+
+
+def _size_words(width: int, height: int) -> str:
+    return f"{width} x {height} px"
+
+
+def _point_words(point: list[float]) -> str:
+    whole, infer, codecs = point
+    return f"{whole:.2f} s, of which network {infer:.2f} s, codecs {codecs:.2f} s"

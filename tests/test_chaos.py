@@ -1,0 +1,31 @@
+"""`inpaint bench chaos` in its short form."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+def test_accepted_jobs_survive_killed_workers_and_a_killed_server(tmp_path: Path):
+    file = tmp_path / "figures.json"
+    faults = ["--worker-kills", "2", "--redis-kills", "1"]
+    faults += ["--zombies", "0", "--redis-hangs", "0", "--gateway-kills", "0", "--lease", "1"]
+
+    ending = subprocess.run(
+        [sys.executable, "-m", "inpaint", "bench", "chaos", "--jobs", "60", *faults]
+        + ["--json", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+    assert ending.returncode == 0, ending.stdout + ending.stderr
+    figures = json.loads(file.read_text())
+    assert figures["accepted"] >= 60
+    assert figures["finished"] == figures["accepted"]
+    assert figures["lost"] == figures["failed"] == figures["wrong"] == 0
+    assert figures["results_per_job_max"] == 1
+    assert (figures["worker_kills"], figures["redis_kills"]) == (2, 1)
