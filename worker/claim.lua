@@ -1,7 +1,8 @@
 -- Takes jobs of one model from its queues into leases of this worker, all in one step.
 -- KEYS: for each model its two queues, that of the preferred lane first.
 -- ARGV: token (of this claim), lease (seconds), room (jobs), '1' if the worker holds nothing, '1' if an earlier claim with
--- this token may have succeeded though its answer was lost, worker's name, now as RQ writes times (for the record only).
+-- this token may have succeeded though its answer was lost, worker's name, now as RQ writes times (for the record only),
+-- the bell, what is rung there if no job is found ('': nothing).
 -- Returns for each job {queue, id, leases lost, its hash as a list}.
 -- Whatever is written first frees memory, so that a full server still drains.
 
@@ -58,6 +59,10 @@ for lane = 1, 2 do
   end
 end
 if not chosen then
+  if ARGV[9] ~= '' then -- a job of another worker's models may have come; only a hint, so a full server may refuse it
+    redis.pcall('RPUSH', ARGV[8], ARGV[9])
+    redis.pcall('LTRIM', ARGV[8], -8, -1)
+  end
   return {}
 end
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 from zlib import compress
 
@@ -46,9 +46,8 @@ RECORD_SECONDS = 30  # for which RQ shows a worker that was killed
 BULK_EVERY = 4  # claims: the last of so many prefers the bulk lane, so that it never starves
 
 SCRIPTS = {
-    "claim": (Path(__file__).parent / "claim.lua").read_text(),
-    "commit": SETTLE + (Path(__file__).parent / "commit.lua").read_text(),
-    "reap": SETTLE + (Path(__file__).parent / "reap.lua").read_text(),
+    name: SETTLE + (Path(__file__).parent / f"{name}.lua").read_text()
+    for name in ("claim", "commit", "reap")
 }
 
 log = logging.getLogger("inpaint.worker")
@@ -113,10 +112,9 @@ class BatchWorker(SimpleWorker):
         self._settings = settings
         self._stages = stages
         self._run = {name: connection.register_script(text) for name, text in SCRIPTS.items()}
-        self._keys: dict[Lane, list[str]] = {"interactive": [], "bulk": []}
-        for interactive, bulk in zip(self.queue_keys()[::2], self.queue_keys()[1::2], strict=True):
-            self._keys["interactive"] += [interactive, bulk]
-            self._keys["bulk"] += [bulk, interactive]
+        keys = self.queue_keys()  # of each model the interactive lane's, then the bulk lane's
+        swapped = [key for pair in zip(keys[1::2], keys[::2], strict=True) for key in pair]
+        self._keys: dict[Lane, list[str]] = {"interactive": keys, "bulk": swapped}
         self._held: dict[Claim, tuple[Job, str]] = {}  # with the token of its lease
         self._changed = threading.Condition()  # guards `_held`, told when it shrinks
         self._claims = 0
@@ -131,8 +129,6 @@ class BatchWorker(SimpleWorker):
             for run in (self._commit_until_drained, self._beat_until_committed)
         ]
 
-    # RQ's loop calls these
-
     def bootstrap(self, *args: Any, **options: Any) -> None:
         """As RQ does; then begin to renew and to commit."""
         super().bootstrap(*args, **options)
@@ -142,20 +138,18 @@ class BatchWorker(SimpleWorker):
     def dequeue_job_and_maintain_ttl(  # type: ignore[override]  # many jobs, not one
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[list[Claimed], Any] | None:
-        """Wait until there is room, then for jobs; None when asked to stop.
-
-        With RQ's burst mode (`timeout` None) also when no job is left.
-        """
+        """Wait for room, then for jobs; None when asked to stop, or (RQ's burst) none is left."""
+        rung = None
         while not self._stop_requested:
             room = self._room()
             if not room:
                 continue
             try:
-                if claimed := self.claim(room):
+                if claimed := self.claim(room, rung):
                     return claimed, self.queues[0]
                 if timeout is None and not self._held:
                     break
-                self.connection.blpop([BELL], timeout=BELL_SECONDS)
+                rung = self.connection.blpop([BELL], timeout=BELL_SECONDS)
             except RedisError as error:
                 log.warning("cannot take jobs, going on trying: %s", error)
                 time.sleep(AWAY_SECONDS)
@@ -173,7 +167,7 @@ class BatchWorker(SimpleWorker):
         """Take no more jobs and finish those taken; a second signal ends the process at once."""
         self._stop_requested = True
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _end_at_once)
+            signal.signal(number, lambda number, frame: os._exit(128 + number))
 
     def teardown(self) -> None:
         """Wait until all that was taken has ended and is committed."""
@@ -206,8 +200,6 @@ class BatchWorker(SimpleWorker):
     # suspended, reap.lua cleans: RQ's own cleaners would fail lost jobs beside it.
     set_state = heartbeat = check_for_suspension = run_maintenance_tasks = subscribe = _nothing
 
-    # claim
-
     def _room(self) -> int:
         with self._changed:
             if any(claim.alone for claim in self._held):
@@ -215,11 +207,19 @@ class BatchWorker(SimpleWorker):
                 return 0
         return self._stages.room(WAIT_SECONDS)
 
-    def claim(self, room: int) -> list[Claimed]:
-        """Take at most so many jobs, of one model, into leases."""
+    def claim(self, room: int, rung: Sequence[bytes | str] | None = None) -> list[Claimed]:
+        """Take at most so many jobs, of one model, into leases.
+
+        Args:
+            room: how many.
+            rung: what was taken from the bell, as `blpop` returns it. Where there is no job for us
+                it is passed on: each idle worker hears it once.
+        """
+        ring = as_text(rung[1]) if rung else ""
+        ring = {self.name: "", "1": self.name}.get(ring, ring)
         lane: Lane = "bulk" if self._claims % BULK_EVERY == BULK_EVERY - 1 else "interactive"
         words: list[Any] = [self._token, self._settings.lease_seconds, room]
-        words += [int(not self._held), int(self._unsure), self.name, utcformat(now())]
+        words += [int(not self._held), int(self._unsure), self.name, utcformat(now()), BELL, ring]
         self._unsure = True
         found = self._run["claim"](keys=self._keys[lane], args=words)
         self._unsure = False
@@ -248,8 +248,6 @@ class BatchWorker(SimpleWorker):
         with self._changed:
             self._held[claim] = job, token
         return claim, fault
-
-    # commit
 
     def _commit_until_drained(self) -> None:
         while not self._drained.is_set():
@@ -302,8 +300,6 @@ class BatchWorker(SimpleWorker):
         for command, _ in writes.command_stack:
             words += [len(command), *command]
         return words
-
-    # renew, reap, watch
 
     def _beat_until_committed(self) -> None:
         away = False
@@ -369,10 +365,6 @@ def _or_end(run: Callable[[], None]) -> None:
         os._exit(os.EX_SOFTWARE)
 
 
-def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
-    os._exit(128 + number)
-
-
 def work(settings: Settings, models: Sequence[str], stages: Stages) -> None:
     """Run jobs until SIGTERM or SIGINT; Redis may go away and come back meanwhile."""
     worker = _insist("cannot begin", lambda: BatchWorker(settings, models, stages))
@@ -403,8 +395,4 @@ def _insist(complaint: str, call: Callable[[], T]) -> T:
 def exit_on_signals() -> None:
     """Let SIGTERM and SIGINT leave all `with` blocks and end the process, when no job can run."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
-
-
-def _exit(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(0)
+        signal.signal(number, lambda number, frame: sys.exit(0))
