@@ -5,6 +5,7 @@ RQ's own writes are recorded, not repeated here: the script checks the limits, t
 `exit_words` and `judge_exit`.
 """
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue, Retry
+from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.utils import as_text, now, utcformat
 
@@ -95,25 +97,54 @@ def entry(
     reply: str = "",
 ) -> list[Any]:
     """The arguments of `ADMIT`, as `admit` takes them; redis-py encodes them."""
-    recorder = nowhere().pipeline()
-    data = Queue.prepare_data(
-        INPAINT_TASK,
-        # without defaults: a worker one version older refuses only jobs that use a newer field
-        args=[job.model_dump(mode="json", exclude_defaults=True)],
-        job_id=job_id,
-        description=INPAINT_TASK,
-        timeout=settings.job_timeout_seconds,
-        result_ttl=settings.result_ttl_seconds,
-        failure_ttl=settings.result_ttl_seconds,
-        retry=Retry(max=RETRIES),
-    )
-    _queue(queue_name(lane, job.model)).enqueue_many([data], pipeline=recorder)
     client_limit = settings.client_limit if share.startswith(CLIENT) else 0
     words: list[Any] = [job_id, lane, share, size, reply]
     words += [settings.queue_limit, settings.queue_bytes, client_limit, BELL]
+    # without defaults: a worker one version older refuses only jobs that use a newer field
+    payload = job.model_dump(mode="json", exclude_defaults=True)
+    mine = {
+        ID: job_id,
+        KEY: Job.key_for(job_id),
+        NOW: utcformat(now()),
+        # RQ reads it like this too; zlib, which it writes, takes longer than all the rest
+        DATA: json.dumps((INPAINT_TASK, None, [payload], {})),
+    }
+    times = settings.job_timeout_seconds, settings.result_ttl_seconds
+    writes = _writes(queue_name(lane, job.model), *times)
+    return words + [mine.get(word, word) for word in writes]
+
+
+ID = b"id"  # in recorded writes: what is another for each job
+KEY, NOW, DATA = b"rq:job:" + ID, b"now", b"data of the job"
+VARYING = {b"created_at": NOW, b"enqueued_at": NOW, b"data": DATA}  # fields
+
+
+@cache
+def _writes(queue: str, timeout: int, kept: int) -> list[bytes]:
+    """What RQ writes to put a job into a queue: of each command the number of its words, the words.
+
+    Recorded once for all jobs of a queue, with a pipeline that never runs.
+    """
+    rq = Queue(queue, connection=nowhere(), serializer=JSONSerializer)
+    rq.redis_server_version = (7, 0, 0)  # else RQ asks the server
+    recorder, encoder = nowhere().pipeline(), nowhere().get_encoder()
+    data = Queue.prepare_data(
+        INPAINT_TASK,
+        job_id=ID.decode(),
+        description=INPAINT_TASK,
+        timeout=timeout,
+        result_ttl=kept,
+        failure_ttl=kept,
+        retry=Retry(max=RETRIES),
+    )
+    rq.enqueue_many([data], pipeline=recorder)
+    writes: list[bytes] = []
     for command, _ in recorder.command_stack:
-        words += [len(command), *command]
-    return words
+        words = [bytes(encoder.encode(word)) for word in command]  # type: ignore[no-untyped-call]  # redis-py
+        before = [b"", *words]
+        writes.append(b"%d" % len(words))
+        writes += [VARYING.get(name, word) for name, word in zip(before, words, strict=False)]
+    return writes
 
 
 def judge(verdict: list[Any], settings: Settings) -> None:
@@ -147,10 +178,3 @@ def judge_exit(found: bytes | None) -> Was:
             return "running"
         case _:
             raise JobFinal("The job has ended already: it can no longer be canceled.")
-
-
-@cache
-def _queue(name: str) -> Queue:
-    queue = Queue(name, connection=nowhere(), serializer=JSONSerializer)
-    queue.redis_server_version = (7, 0, 0)  # else RQ asks the server, with each first job
-    return queue

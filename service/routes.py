@@ -29,6 +29,7 @@ from .replies import Waiter
 from .schemas import InfoBody, JobBody, ProblemBody
 from .uploads import FORM_SCHEMA, check, read_form
 
+SMALL = 256 * 1024  # bytes of files whose headers are read without a thread: below 10 ms
 RETRY_SECONDS = "1"  # between two looks at a job
 STAGES = ("decode", "queue", "infer", "encode")  # in Server-Timing
 REFUSED = {
@@ -40,7 +41,7 @@ IMAGE = {"description": "The restored picture.", "content": {"image/*": {}}}
 router = APIRouter(responses={"4XX": REFUSED, "5XX": REFUSED})
 
 
-def _gateway(request: Request) -> Gateway:
+async def _gateway(request: Request) -> Gateway:  # async, or it would be called in a thread
     gateway: Gateway = request.app.state.gateway
     return gateway
 
@@ -160,7 +161,10 @@ async def _take(request: Request, gateway: Gateway, waiter: Waiter) -> None:
     upload = await read_form(request, gateway.settings)
     form = upload.form
     output_format = form.output_format or accepted_format(request.headers)
-    await run_in_threadpool(check, upload, output_format, gateway.settings)
+    if len(upload.image) + len(upload.mask or b"") > SMALL:  # a header may have many parts
+        await run_in_threadpool(check, upload, output_format, gateway.settings)
+    else:
+        check(upload, output_format, gateway.settings)
     model = _choose(form.model or gateway.settings.model, await gateway.ready())
 
     def draft(image: str, mask: str | None) -> InpaintJob:
