@@ -1,5 +1,7 @@
 """A picture opened, filled with one colour, and closed."""
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
@@ -132,3 +134,44 @@ def test_a_format_that_cannot_hold_the_result_is_refused(encoded, photo, mask):
 
     with pytest.raises(InvalidField, match="transparency"):
         run(encoded(np.dstack([photo, half])), mask, output_format="jpeg")
+
+
+def files(encoded, photo, hole):
+    """Pictures of every format, some with metadata that Pillow warns about, and one damaged."""
+    alpha = np.where(hole, 100, 255).astype(np.uint8)
+    gray = np.random.default_rng(0).integers(0, 65536, hole.shape, dtype=np.uint16)
+    exif = Image.Exif()
+    exif[270] = "a title"
+    odd = bytearray(encoded(photo, "TIFF", compression="tiff_deflate", exif=exif))
+    at = odd.index(b"a title")
+    odd[at : at + 7] = b"\xff" * 7
+    return {
+        "png": encoded(photo),
+        "alpha": encoded(np.dstack([photo, alpha])),
+        "gray16": encoded(gray),
+        "jpeg": encoded(photo, "JPEG", quality=90, exif=exif.tobytes()[:-3]),
+        "webp": encoded(photo, "WEBP", lossless=True),
+        "tiff": encoded(photo, "TIFF", compression="tiff_lzw", exif=exif),
+        "odd": bytes(odd),
+        "cut": encoded(photo)[:-100],
+    }
+
+
+def test_pictures_of_all_formats_in_many_threads_come_out_as_one_by_one(encoded, photo, hole, mask):
+    def attempt(data):
+        try:
+            return run(data, mask).data
+        except ImageUnreadable as refusal:
+            return refusal.detail
+
+    pictures = files(encoded, photo, hole)
+    filters = list(warnings.filters)
+    alone = {kind: attempt(data) for kind, data in pictures.items()}
+    assert [kind for kind, result in alone.items() if isinstance(result, str)] == ["cut"]
+
+    many = [*pictures] * 12
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda kind: attempt(pictures[kind]), many))
+
+    assert all(result == alone[kind] for kind, result in zip(many, together, strict=True))
+    assert warnings.filters == filters  # those of all threads
