@@ -20,6 +20,9 @@ Precision = Literal["bfloat16", "float32"]
 HINTS: dict[Precision, str] = {"bfloat16": "bf16", "float32": "f32"}
 # Importing this part of OpenVINO tells its makers so, over the network. Nothing here needs it.
 TELLS = "openvino.tools.ovc"
+# of PyTorch's tracer (SystemError: its C++ met a warning), of OpenVINO's converter and compiler,
+# of versions and machines that lack one of them
+FAILURES = (RuntimeError, SystemError, AttributeError, ImportError, Warning)
 
 
 class NotTaken(Exception):
@@ -47,37 +50,41 @@ class Compiled:
         Raises:
             NotTaken: with the reason.
         """
+        self._options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,  # workers that share a machine would share a core
+        }
         try:
-            model = _convert(network, tuple(example))
-            compiled = _core().compile_model(
-                model,
-                "CPU",
-                {
-                    "PERFORMANCE_HINT": "LATENCY",
-                    "INFERENCE_PRECISION_HINT": HINTS[precision],
-                    "INFERENCE_NUM_THREADS": threads,
-                    "ENABLE_CPU_PINNING": False,  # workers that share a machine would share a core
-                },
-            )
-        # what PyTorch's tracer raises (SystemError: a warning in its C++), OpenVINO's converter and
-        # compiler, and versions or machines that lack one of them
-        except (RuntimeError, SystemError, AttributeError, ImportError, Warning) as error:
-            reason = str(error).strip().splitlines() or [""]
-            raise NotTaken(f"{type(error).__name__}: {reason[-1]}") from error
-        kind = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        self.precision: Precision = "bfloat16" if kind == "bf16" else "float32"
-        self._request = compiled.create_infer_request()
+            self._model = _convert(network, tuple(example))
+            self._request: Any = self._open()  # openvino.InferRequest
+        except FAILURES as error:
+            raise NotTaken(_reason(error)) from error
+        kind = self._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+        self.precision: Precision = "bfloat16" if kind.get_type_name() == "bf16" else "float32"
 
     def __call__(self, *inputs: NDArray[np.generic]) -> tuple[NDArray[Any], ...]:
         """Return the outputs for inputs of the example's types and numbers of axes.
 
         Raises:
-            RuntimeError: whatever fails; without memory it says "Failed to allocate".
+            RuntimeError: whatever fails; for want of memory it says "Failed to allocate".
         """
-        # `infer` is no choice: on one thread it keeps errors to itself and returns older outputs
-        self._request.start_async(list(inputs), share_inputs=True)
-        self._request.wait()
+        if self._request is None:
+            self._request = self._open()
+        try:
+            # `infer` is no choice: on one thread it keeps errors to itself and returns old outputs
+            self._request.start_async(list(inputs), share_inputs=True)
+            self._request.wait()
+        except RuntimeError:
+            # what could not be allocated would be asked for again, however small the next inputs
+            self._request = None
+            raise
         return tuple(tensor.data.copy() for tensor in self._request.output_tensors)
+
+    def _open(self) -> Any:
+        """Compile the graph; what it allocates grows with the largest inputs, and is kept."""
+        return _core().compile_model(self._model, "CPU", self._options).create_infer_request()
 
 
 def _convert(network: nn.Module, example: tuple[Tensor, ...]) -> Any:  # openvino.Model
@@ -91,18 +98,25 @@ def _convert(network: nn.Module, example: tuple[Tensor, ...]) -> Any:  # openvin
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
         traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
     _core()
-    from openvino.frontend import FrontEndManager  # type: ignore[import-untyped]
-    from openvino.frontend.pytorch.ts_decoder import (  # type: ignore[import-untyped]
-        TorchScriptPythonDecoder,
-    )
+    from openvino import frontend  # type: ignore[import-untyped]
+    from openvino.frontend.pytorch import ts_decoder  # type: ignore[import-untyped]
 
-    frontend = FrontEndManager().load_by_framework("pytorch")
-    decoder = TorchScriptPythonDecoder(traced)  # the frontend keeps no reference
-    return frontend.convert(frontend.load(decoder))
+    pytorch = frontend.FrontEndManager().load_by_framework("pytorch")
+    decoder = ts_decoder.TorchScriptPythonDecoder(traced)  # the frontend keeps no reference
+    try:
+        return pytorch.convert(pytorch.load(decoder))
+    except (frontend.GeneralFailure, frontend.OpConversionFailure) as error:
+        raise NotTaken(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return what was wrong, in one line."""
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
 
 
 def _core() -> Any:  # openvino.Core
     sys.modules.setdefault(TELLS, None)  # type: ignore[arg-type]  # None: importing it fails
-    import openvino  # type: ignore[import-untyped]  # here, for only workers on a CPU need it
+    import openvino  # here, for only workers on a CPU need it
 
     return openvino.Core()
