@@ -576,23 +576,6 @@ def test_stalled_tells_how_long_a_stage_call_has_lasted(start):
         time.sleep(0.01)
 
 
-def test_a_stage_that_waits_for_good_does_not_count_as_stalled(start):
-    batching = start(grey=Grey())
-    task = Task(*specks(0, 1))
-    longest = []
-
-    def patient():
-        for _ in range(10):
-            time.sleep(0.05)
-            batching.touch()
-            longest.append(batching.stalled())
-
-    task.before_open = patient
-    batching.put(task)
-    task.wait()
-    assert max(longest) < 0.3
-
-
 def test_a_thread_that_dies_counts_as_stalled_for_ever(start, caplog):
     class Exits(Grey):
         def run(self, loaded):

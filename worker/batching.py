@@ -35,6 +35,7 @@ from .forming import NEWEST, Batch, Filler, Former, Task, Work
 IN_FLIGHT = 2  # batches
 LEAST_TASKS = 2  # one is opened while another's windows are filled
 STARTED = 4  # times as many tasks may have windows left as may have none taken
+PORTION = 0.25  # of a batch: who brings tasks is asked for no fewer, for each time costs something
 ALBUMS_SHARE = 0.75  # of the decoded pixels: the rest is kept for interactive tasks
 UNLAID_SHARE = 0.25  # fills may wait to be laid, likewise
 MARGIN_SECONDS = 0.002  # for which a batch is ready too early rather than too late
@@ -119,10 +120,6 @@ class Batching:
         if self._broken:
             return math.inf
         return max((time.monotonic() - began for began in list(self._since.values())), default=0.0)
-
-    def touch(self) -> None:
-        """Let the stage call of this thread begin anew, as `stalled` sees it: it waits for good."""
-        self._since[threading.get_ident()] = time.monotonic()
 
     def close(self) -> None:
         """End the threads; what is under way is left where it is."""
@@ -298,7 +295,9 @@ class Batching:
         if busy := self._former.task_seconds():  # opening may take longer than filling
             tasks += min(self._codecs, int(self._open_seconds / busy))
         most = max(LEAST_TASKS, tasks)
-        return 0 if len(self._former.waiting) >= STARTED * most else most - self._coming
+        if len(self._former.waiting) >= STARTED * most or most - self._coming < PORTION * most:
+            return 0
+        return most - self._coming
 
     def _begin(self) -> None:
         """Begin what has arrived, in its order; a task that wants to be alone waits until it is."""
