@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Figures = dict[str, float | list[list[float]] | str]  # by name; a list is a curve
+FRESH = "fresh-"  # how models begin whose weights worker/standins.py draws: speed needs no training
+COMPACT = "fresh-compact"  # of default size, with windows of 512 px
+PATIENT = {"INPAINT_MAX_WAIT_SECONDS": "600"}  # so that slow machines get figures too
 Say = Callable[[str], None]  # shows progress
 
 
@@ -11,33 +14,42 @@ Say = Callable[[str], None]  # shows progress
 class Effort:
     """How much is measured."""
 
+    large: str  # the model of AOT-GAN's default size
+    clients: int  # at once, where many are asked for
     rounds: int  # of comparisons, in turn
     seconds: float  # of one counted run
     repeats: int  # of one request whose time counts
     jobs: int  # over which memory is watched
     settled: int  # of them before it is
     album: int  # pictures of the album beside which requests are timed
-    photo_megapixels: tuple[float, ...]  # of the curve over sizes of pictures; the last is the scan
+    scan_megapixels: float  # of the picture with many specks
+    photo_megapixels: tuple[float, ...]  # of the curve over sizes of pictures
     hole_specks: tuple[int, ...]  # of the curve over areas of holes
 
 
 FULL = Effort(
+    large="fresh-aotgan",
+    clients=32,
     rounds=3,
     seconds=8,
     repeats=5,
     jobs=5000,
     settled=500,
     album=3000,
+    scan_megapixels=12,
     photo_megapixels=(1, 3, 12, 24),
     hole_specks=(10, 40, 150, 600),
 )
 QUICK = Effort(
+    large="aotgan-small",
+    clients=4,
     rounds=1,
     seconds=1,
     repeats=1,
     jobs=60,
     settled=20,
     album=40,
+    scan_megapixels=0.2,
     photo_megapixels=(0.2, 0.5),
     hole_specks=(2, 6),
 )

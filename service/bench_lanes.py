@@ -17,9 +17,9 @@ from inpaint.jobs import InpaintJob
 from inpaint.settings import Settings
 
 from .bench_client import Load, ask, load, post
-from .bench_effort import Effort, Figures, Say
+from .bench_effort import PATIENT, Effort, Figures, Say
 from .bench_pictures import box, compare, jpeg, photograph, png, strokes
-from .bench_rates import CLIENTS, STANDIN_WORKER
+from .bench_rates import STANDIN_WORKER
 from .bench_shapes import MODEL, stage_seconds
 from .temporary import GATEWAY, WORKER, Parts, apart
 
@@ -40,7 +40,7 @@ def queue_alone(effort: Effort, say: Say) -> Figures:
     with apart("noop", worker=STANDIN_WORKER) as parts:
         compare(image, mask, ask(parts.url, request).body)
         alone = load(parts.url, [request], clients=1, seconds=effort.seconds, warm=20)
-        many = load(parts.url, [request], clients=CLIENTS, seconds=effort.seconds, warm=5)
+        many = load(parts.url, [request], clients=effort.clients, seconds=effort.seconds, warm=5)
     say(f"uploads of {len(request) / 1000:.0f} kB: {alone.wait_ms(50):.2f} ms, {many.rate:.0f}/s")
     return {
         "noop_p50_ms": alone.wait_ms(50),
@@ -56,7 +56,7 @@ def beside_album(effort: Effort, say: Say) -> Figures:
     """Requests of two clients, alone and while an album of thousands is restored."""
     image, mask = jpeg(photograph(ALBUM_SIDE, ALBUM_SIDE)), png(box(ALBUM_SIDE, ALBUM_SIDE, 100))
     request = post("/inpaint", {"image": image, "mask": mask})
-    with apart(MODEL) as parts:
+    with apart(MODEL, variables=PATIENT) as parts:
         alone = _interactive(parts, request, effort)
         settings = Settings(data=parts.folder, redis_url=parts.redis_url)
         blobs = open_blobs(settings)
@@ -90,7 +90,7 @@ def memory(effort: Effort, say: Say) -> Figures:
     """How much the worker grows over thousands of jobs."""
     image, mask = jpeg(photograph(JOB_SIDE, JOB_SIDE)), png(box(JOB_SIDE, JOB_SIDE, 80))
     request = post("/inpaint", {"image": image, "mask": mask})
-    with apart(MODEL) as parts:
+    with apart(MODEL, variables=PATIENT) as parts:
         _many(parts, request, effort.settled)
         settled = resident(parts, WORKER)
         _many(parts, request, effort.jobs - effort.settled)

@@ -24,7 +24,7 @@ import httpx
 from inpaint.errors import StartFailed
 
 from .bench_client import Load, ask, load, post
-from .bench_effort import Effort, Figures, Say
+from .bench_effort import COMPACT, FRESH, PATIENT, Effort, Figures, Say
 from .bench_pictures import box, compare, jpeg, photograph, png
 from .supervisor import free_port
 from .temporary import HOST, INPAINT, START_SECONDS, apart
@@ -32,8 +32,6 @@ from .temporary import HOST, INPAINT, START_SECONDS, apart
 SIDE = 512  # pixels
 HOLE = 160  # of its side: fits, with context, in one window
 PICTURES = 4  # different ones, sent in turn
-CLIENTS = 32
-WEIGHTS = ("fresh-aotgan", "fresh-compact")  # what worker/standins.py writes, of default size
 STANDIN_WORKER = (sys.executable, "-m", "worker.standins", "work")
 WORKER = (*INPAINT, "worker")
 
@@ -56,12 +54,12 @@ class Peer:
 
 def against_bare(effort: Effort, say: Say) -> Figures:
     """AOT-GAN of default size: images a second through POST /inpaint over the bare network's."""
-    return _against_bare("fresh-aotgan", "", effort, say)
+    return _against_bare(effort.large, "", effort, say)
 
 
 def against_bare_compact(effort: Effort, say: Say) -> Figures:
     """The compact generator, which leaves less time to decode and encode in."""
-    return _against_bare("fresh-compact", "_compact", effort, say)
+    return _against_bare(COMPACT, "_compact", effort, say)
 
 
 def against_peer(effort: Effort, say: Say) -> Figures:
@@ -71,7 +69,7 @@ def against_peer(effort: Effort, say: Say) -> Figures:
 
 def against_peer_cpu(effort: Effort, say: Say) -> Figures:
     """The compact generator: codecs and network share the cores."""
-    return _against_peer("fresh-compact", "_cpu", WORKER, effort, say)
+    return _against_peer(COMPACT, "_cpu", WORKER, effort, say)
 
 
 @contextmanager
@@ -107,11 +105,13 @@ class Bare:
 
 
 @contextmanager
-def weights() -> Iterator[dict[str, str]]:
-    """Settings that find checkpoints of default size with fresh weights."""
+def weights(model: str) -> Iterator[dict[str, str]]:
+    """Settings that find a model, which is made for the moment if its weights are fresh."""
     with TemporaryDirectory(prefix="inpaint-") as folder:
-        subprocess.run([sys.executable, "-m", "worker.standins", "weights", folder], check=True)
-        yield {"INPAINT_CHECKPOINTS": folder}
+        if model.startswith(FRESH):
+            command = [sys.executable, "-m", "worker.standins", "weights", model, folder]
+            subprocess.run(command, check=True)
+        yield PATIENT | {"INPAINT_CHECKPOINTS": folder}
 
 
 def _against_bare(model: str, suffix: str, effort: Effort, say: Say) -> Figures:
@@ -119,15 +119,16 @@ def _against_bare(model: str, suffix: str, effort: Effort, say: Say) -> Figures:
     ours: list[float] = []
     theirs: list[float] = []
     with (
-        weights() as variables,
+        weights(model) as variables,
         apart(model, variables=variables) as parts,
         bare(model, pictures[0], mask, variables) as loop,
     ):
         requests = [post("/inpaint", {"image": picture, "mask": mask}) for picture in pictures]
         compare(pictures[0], mask, ask(parts.url, requests[0]).body)
         for number in range(effort.rounds):
-            seconds = effort.seconds * (2 if model == "fresh-aotgan" else 1)  # few a second
-            ours.append(load(parts.url, requests, clients=CLIENTS, seconds=seconds).rate)
+            seconds = effort.seconds * (2 if model == effort.large else 1)  # few a second
+            served = load(parts.url, requests, clients=effort.clients, seconds=seconds)
+            ours.append(served.rate)
             facts = loop.run(seconds / 2)
             theirs.append(facts["images_per_second"])
             say(
@@ -150,7 +151,7 @@ def _against_peer(
     to_peer = [post("/predict", each) for each in files]
     figures: Figures = {}
     with (
-        weights() as variables,
+        weights(model) as variables,
         apart(model, worker=worker, variables=variables) as parts,
         _peer(model, variables) as peer,
     ):
@@ -158,7 +159,7 @@ def _against_peer(
         os.killpg(peer.process.pid, signal.SIGCONT)
         compare(pictures[0], mask, ask(peer.url, to_peer[0]).body)
         os.killpg(peer.process.pid, signal.SIGSTOP)
-        for clients in (CLIENTS, 1):
+        for count, clients in ((32, effort.clients), (1, 1)):
             ours: list[Load] = []
             theirs: list[Load] = []
             for number in range(effort.rounds):
@@ -169,7 +170,7 @@ def _against_peer(
                     f" LitServe {theirs[-1].rate:.1f}"
                 )
             ratio = _ratio([one.rate for one in ours], [one.rate for one in theirs])
-            figures[f"ratio_to_litserve_{clients}{suffix}"] = ratio
+            figures[f"ratio_to_litserve_{count}{suffix}"] = ratio
             for name, loads in (("", ours), ("litserve_", theirs)):
                 at = f"{suffix}_1" if clients == 1 else suffix
                 figures[f"{name}p95_ms{at}"] = median(one.wait_ms(95) for one in loads)

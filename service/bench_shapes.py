@@ -4,9 +4,9 @@ import time
 from statistics import median
 
 from .bench_client import Answer, ask, post
-from .bench_effort import Effort, Figures, Say
+from .bench_effort import PATIENT, Effort, Figures, Say
 from .bench_pictures import SPECK, box, jpeg, photograph, png, specks
-from .bench_rates import WEIGHTS, bare, weights
+from .bench_rates import bare, weights
 from .temporary import apart
 
 SPECKS = 150
@@ -17,26 +17,29 @@ SHAPE = 4 / 3  # width over height
 
 def many_specks(effort: Effort, say: Say) -> Figures:
     """150 specks on a 12-megapixel picture, against the network alone over the same windows."""
-    width, height = _size(effort.photo_megapixels[-2:][0])
+    width, height = _size(effort.scan_megapixels)
     image, mask = jpeg(photograph(width, height)), png(specks(width, height, SPECKS))
     figures: Figures = {}
-    with weights() as variables:
-        for model, suffix in ((WEIGHTS[0], ""), (MODEL, "_compact")):
-            with apart(model, variables=variables) as parts:
-                request = post("/inpaint", {"image": image, "mask": mask})
-                with bare(model, image, mask, variables) as loop:
-                    served, alone = [], []
-                    for _ in range(min(effort.repeats, effort.rounds)):
-                        served.append(_seconds(parts.url, request)[0])
-                        facts = loop.run(effort.seconds)
-                        alone.append(1 / facts["images_per_second"])
-            ratios = [one / other for one, other in zip(served, alone, strict=True)]
-            figures[f"specks_ratio{suffix}"] = median(ratios)
-            figures[f"specks_s{suffix}"] = median(served)
-            say(
-                f"{model}: {SPECKS} specks in {median(served):.2f} s,"
-                f" {facts['windows']} windows alone in {median(alone):.2f} s"
-            )
+    for model, suffix in ((effort.large, ""), (MODEL, "_compact")):
+        served, alone = [], []
+        with (
+            weights(model) as variables,
+            apart(model, variables=variables) as parts,
+            bare(model, image, mask, variables) as loop,
+        ):
+            request = post("/inpaint", {"image": image, "mask": mask})
+            ask(parts.url, request)  # warm
+            for _ in range(effort.rounds):
+                served.append(_seconds(parts.url, request)[0])
+                facts = loop.run(effort.seconds)
+                alone.append(1 / facts["images_per_second"])
+        ratios = [one / other for one, other in zip(served, alone, strict=True)]
+        figures[f"specks_ratio{suffix}"] = median(ratios)
+        figures[f"specks_s{suffix}"] = median(served)
+        say(
+            f"{model}: {SPECKS} specks in {median(served):.2f} s,"
+            f" {facts['windows']} windows alone in {median(alone):.2f} s"
+        )
     return figures
 
 
@@ -44,9 +47,9 @@ def curves(effort: Effort, say: Say) -> Figures:
     """How the time grows with the hole, and how it does not with the photograph."""
     by_hole: list[list[float]] = []
     by_photograph: list[list[float]] = []
-    width, height = _size(effort.photo_megapixels[-2:][0])
+    width, height = _size(effort.scan_megapixels)
     image = jpeg(photograph(width, height))
-    with apart(MODEL) as parts:
+    with apart(MODEL, variables=PATIENT) as parts:
         for count in effort.hole_specks:
             mask = png(specks(width, height, count))
             point = _point(parts.url, image, mask, effort)

@@ -30,6 +30,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 180.0  # a first start on a slow disk reads a gigabyte of torch
 STOP_SECONDS = 30.0
 LOOK_SECONDS = 0.1
+SHOWN = 20  # lines of each log, when something went wrong
 INPAINT = (sys.executable, "-m", "inpaint")
 SERVER, GATEWAY, WORKER = "server", "gateway", "worker"  # further workers: worker-2 …
 
@@ -150,10 +151,18 @@ class Parts:
             return False
         return name in self.reported()
 
+    def show_logs(self) -> None:
+        """Write the end of every part's log to stderr: the folder is about to be deleted."""
+        for name in self.commands:
+            for line in self._log(name)[-SHOWN:]:
+                sys.stderr.write(f"{name}: {line}\n")
+
     def _words(self, name: str) -> str:
-        log = self.folder / (server.log_path(Path()) if name == SERVER else f"{name}.log")
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        return lines[-1] if lines else "it wrote no log"
+        return (self._log(name) or ["it wrote no log"])[-1]
+
+    def _log(self, name: str) -> list[str]:
+        log = server.log_path(self.folder) if name == SERVER else self.folder / f"{name}.log"
+        return log.read_text(errors="replace").splitlines() if log.exists() else []
 
 
 @contextmanager
@@ -201,6 +210,9 @@ def apart(
                         parts.wait(SERVER)
                 parts.wait()
                 yield parts
+            except Exception:
+                parts.show_logs()
+                raise
             finally:
                 for part in reversed(list(parts.processes)):
                     if part == SERVER:

@@ -1,7 +1,7 @@
 """What `inpaint bench` serves in place of trained models; nothing else reaches it.
 
-    python -m worker.standins work              a worker that holds the stand-in of INPAINT_MODEL
-    python -m worker.standins weights FOLDER    checkpoints with fresh weights of default size
+    python -m worker.standins work                    a worker with the stand-in of INPAINT_MODEL
+    python -m worker.standins weights NAME FOLDER     a checkpoint with fresh weights
 
 A stand-in fills with the pixels as they are, after a fixed time that leaves the cores free, as a
 GPU does. All the rest of its worker is that of `inpaint worker`.
@@ -71,17 +71,13 @@ def open_zoo(settings: Settings) -> Zoo:
     return Zoo({name: filler}, {name: Card(name=name, architecture="none")}, engine="none")
 
 
-def write_weights(folder: Path) -> None:
-    """Write a checkpoint of each network of default size, untrained: speed needs no training."""
-    for name, architecture in FRESH.items():
-        generator = create(architecture, {})
-        rule = generator.rule
-        generator.rule = SizeRule(multiple=rule.multiple, minimum=rule.minimum, trained=TRAINED)
-        save(
-            folder / f"{name}{SUFFIX}",
-            generator,
-            Header.of(generator, name=name, license="CC0-1.0"),
-        )
+def write_weights(name: str, folder: Path) -> None:
+    """Write a checkpoint of a network of default size, untrained: speed needs no training."""
+    generator = create(FRESH[name], {})
+    rule = generator.rule
+    generator.rule = SizeRule(multiple=rule.multiple, minimum=rule.minimum, trained=TRAINED)
+    header = Header.of(generator, name=name, license="CC0-1.0")
+    save(folder / f"{name}{SUFFIX}", generator, header)
 
 
 def main(words: list[str]) -> None:
@@ -90,8 +86,8 @@ def main(words: list[str]) -> None:
         from .commands import serve  # here, for the other users need no queue
 
         serve(load(), open_zoo)
-    elif len(words) == 2 and words[0] == "weights":
-        write_weights(Path(words[1]))
+    elif len(words) == 3 and words[0] == "weights":
+        write_weights(words[1], Path(words[2]))
     else:
         sys.exit(__doc__)
 
