@@ -1,5 +1,6 @@
 """A picture through the whole service: HTTP, queue, worker, a learned generator, and back."""
 
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
@@ -55,6 +56,33 @@ def test_two_models_give_two_fills(learned, image, mask, hole):
     ]
 
     assert not np.array_equal(*fills)
+
+
+@pytest.mark.slow
+def test_many_at_once_get_each_their_own_picture_and_the_damaged_one_its_refusal(
+    learned, encoded, photo, hole, mask
+):
+    """They share batches: of two models, and with one that cannot be decoded."""
+    pictures = [np.roll(photo, shift, axis=1) for shift in range(24)]
+    sent = [encoded(picture) for picture in pictures]
+    sent[7] = sent[7][: len(sent[7]) // 2]
+    models = ["tiny", "telea"] * 12
+
+    def post(image, model):
+        return learned.post(image, mask, data={"model": model})
+
+    alone = [post(sent[number], models[number]).content for number in (0, 1)]
+    with ThreadPoolExecutor(len(sent)) as clients:
+        answers = list(clients.map(post, sent, models))
+
+    assert answers.pop(7).json()["code"] == "image-unreadable"
+    del pictures[7]
+    for answer, picture in zip(answers, pictures, strict=True):
+        assert answer.status_code == 200, answer.text
+        assert np.array_equal(pixels_of(answer.content)[~hole], picture[~hole])
+    for answer, before in zip(answers, alone, strict=False):
+        levels = pixels_of(answer.content).astype(int) - pixels_of(before)
+        assert np.abs(levels).max() <= 1  # as a batch of one, within a level
 
 
 @pytest.mark.slow
