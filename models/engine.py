@@ -8,6 +8,7 @@ compiles that: well under a second for most networks, so that nothing is kept on
 import sys
 import warnings
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +31,7 @@ class NotTaken(Exception):
 
 
 class Compiled:
-    """A network that OpenVINO runs, one call at a time.
+    """A network that OpenVINO runs; calls in several threads wait for each other.
 
     Attributes:
         precision: in which it computes; what was asked for, unless the processor cannot.
@@ -50,6 +51,7 @@ class Compiled:
         Raises:
             NotTaken: with the reason.
         """
+        self._one_at_a_time = Lock()
         self._options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": HINTS[precision],
@@ -70,17 +72,18 @@ class Compiled:
         Raises:
             RuntimeError: whatever fails; for want of memory it says "Failed to allocate".
         """
-        if self._request is None:
-            self._request = self._open()
-        try:
-            # `infer` is no choice: on one thread it keeps errors to itself and returns old outputs
-            self._request.start_async(list(inputs), share_inputs=True)
-            self._request.wait()
-        except RuntimeError:
-            # what could not be allocated would be asked for again, however small the next inputs
-            self._request = None
-            raise
-        return tuple(tensor.data.copy() for tensor in self._request.output_tensors)
+        with self._one_at_a_time:
+            if self._request is None:
+                self._request = self._open()
+            try:
+                # `infer` is no choice: on one thread it hides errors and returns older outputs
+                self._request.start_async(list(inputs), share_inputs=True)
+                self._request.wait()
+            except RuntimeError:
+                # what could not be allocated would be asked for again, however small the next
+                self._request = None
+                raise
+            return tuple(tensor.data.copy() for tensor in self._request.output_tensors)
 
     def _open(self) -> Any:
         """Compile the graph; what it allocates grows with the largest inputs, and is kept."""

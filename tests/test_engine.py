@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -133,6 +134,17 @@ def test_a_fill_stays_as_it_is_while_others_are_computed(generator):
 
     assert np.array_equal(fills, before)
     assert not np.array_equal(fills, other)
+
+
+def test_calls_in_several_threads_do_not_mix_their_pictures(generator):
+    filler = OpenVINOFiller(generator)
+    pixels, holes = windows(64, 64, batch=16)
+    alone = [filler(pixels[i : i + 1], holes[i : i + 1]) for i in range(16)]
+
+    with ThreadPoolExecutor(8) as pool:
+        beside = list(pool.map(lambda i: filler(pixels[i : i + 1], holes[i : i + 1]), range(16)))
+
+    np.testing.assert_array_equal(beside, alone)
 
 
 def test_a_converted_generator_stays_as_it_was_and_may_change_afterwards(generator):
