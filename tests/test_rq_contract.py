@@ -14,7 +14,10 @@ Intended differences:
 
 import queue
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import rq
@@ -188,6 +191,7 @@ def test_a_job_that_raises_leaves_what_rq_leaves(both, admit, redis):
     assert ours == stock
 
 
+@pytest.mark.slow
 def test_rq_reads_what_ours_leaves(both, admit, redis):
     read = []
 
@@ -236,6 +240,11 @@ def test_while_a_job_runs_rq_sees_it_and_who_runs_it(redis, settings, admit):
     assert (seen.name, seen.get_state(), seen.queue_names()) == (worker.name, "busy", NAMES)
     worker.connection.close()
 
+    command = [Path(sys.executable).parent / "rq", "info", "--raw", "--url", settings.redis]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"queue {NAMES[0]} 0, 1 executing, 0 finished, 0 failed\n" in said
+    assert f"busy {', '.join(NAMES)}. jobs: 0 finished, 0 failed\n" in said
+
 
 def test_rqs_own_cleaner_returns_a_lost_job_and_does_not_fail_it(redis, settings):
     settings = settings.model_copy(update={"lease_seconds": 0.5})
@@ -259,6 +268,7 @@ def test_rqs_own_cleaner_returns_a_lost_job_and_does_not_fail_it(redis, settings
     worker.connection.close()
 
 
+@pytest.mark.slow
 def test_a_job_failed_for_its_lost_workers_reads_like_one_that_rq_gave_up(redis, settings):
     settings = settings.model_copy(update={"lease_seconds": 0.5, "max_lost": 0})
     left = []

@@ -313,7 +313,7 @@ class BatchWorker(SimpleWorker):
                 away = False
             except RedisError as error:
                 if not away:
-                    log.warning("cannot renew leases, going on trying: %s", error)
+                    log.warning("the beat was refused, going on trying: %s", error)
                 away = True
             if self._committed.wait(self._settings.lease_seconds / 4):
                 return
