@@ -149,6 +149,42 @@ def test_a_full_queue_is_a_503_and_keeps_no_files(
         assert len(list(settings.blob_folder.iterdir())) == kept == 4
 
 
+def test_who_has_too_many_jobs_is_told_when_to_come_back(
+    start_service, settings, by_hand, image, mask, eventually
+):
+    hasty = {"Prefer": "respond-async"}
+    limit = {"INPAINT_CLIENT_LIMIT": "2"}
+    with start_service(settings, worker=False, **limit) as gateway, by_hand.reported(rate=0.5):
+        eventually(lambda: gateway.client.get("/readyz").is_success)
+        for _ in range(2):
+            assert gateway.post(image, mask, headers=hasty).status_code == 202
+        kept = len(list(settings.blob_folder.iterdir()))
+        answer = gateway.post(image, mask, headers=hasty)
+        assert (answer.status_code, answer.json()["code"]) == (429, "rate-limited")
+        assert answer.headers["retry-after"] == "4"  # two jobs at half a job a second
+        policy = '"unfinished-jobs";q=2;qu="concurrent-requests"'
+        assert answer.headers["ratelimit-policy"] == policy
+        assert answer.headers["ratelimit"] == '"unfinished-jobs";r=0;t=4'
+        assert len(list(settings.blob_folder.iterdir())) == kept
+        by_hand.commit(*by_hand.claim())
+        job = gateway.post(image, mask, headers=hasty)
+        assert job.status_code == 202
+        assert (job.json()["queue_position"], job.json()["eta_seconds"]) == (1, 4)
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(0.0, "10"), (0.001, "60"), (0.5, "2"), (9.0, "1")])
+def test_a_full_queue_says_when_it_will_be_worked_off(
+    start_service, settings, by_hand, image, mask, eventually, rate, seconds
+):
+    hasty = {"Prefer": "respond-async"}
+    limit = {"INPAINT_QUEUE_LIMIT": "1"}
+    with start_service(settings, worker=False, **limit) as gateway, by_hand.reported(rate=rate):
+        eventually(lambda: gateway.client.get("/readyz").is_success)
+        assert gateway.post(image, mask, headers=hasty).status_code == 202
+        answer = gateway.post(image, mask, headers=hasty)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, seconds)
+
+
 def test_a_gateway_that_is_stopped_answers_those_who_wait(
     start_service, settings, lonely_worker, image, mask
 ):

@@ -1,5 +1,7 @@
 """The way out of the queue: canceling in each state, and what it leaves."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from rq import Queue
 from rq.job import Job, JobStatus
@@ -111,3 +113,76 @@ def test_without_redis_the_queue_is_unavailable(tmp_path):
     away = Settings(data=tmp_path, redis_url=f"unix://{tmp_path}/nobody.sock")
     with jobs.connect(away) as redis, pytest.raises(QueueUnavailable):
         cancel(redis, jobs.new_id())
+
+
+@pytest.fixture
+def gateway(start_service, settings, redis, by_hand, eventually):
+    """A gateway over the same queue, with a worker that is moved by hand."""
+    with start_service(settings, worker=False) as running, by_hand.reported():
+        eventually(lambda: running.client.get("/readyz").is_success)
+        yield running
+
+
+def posted(gateway, image, mask):
+    job = gateway.post(image, mask, headers={"Prefer": "respond-async"}).json()
+    assert job["links"]["cancel"] == f"/jobs/{job['id']}/cancel"
+    return job
+
+
+def refused(answer, code):
+    assert (answer.status_code, answer.json()["code"]) == (409, code), answer.text
+    return answer.json()
+
+
+def test_a_queued_job_is_canceled_at_once(gateway, by_hand, image, mask):
+    first, second = posted(gateway, image, mask), posted(gateway, image, mask)
+    answer = gateway.client.post(first["links"]["cancel"])
+    job = answer.json()
+    assert (answer.status_code, job["id"], job["status"]) == (200, first["id"], "canceled")
+    assert (job["error"], job["queue_position"]) == (None, None)
+    assert "cancel" not in job["links"]
+    assert job["finished_at"] is not None
+    assert gateway.client.get(second["links"]["self"]).json()["queue_position"] == 0
+    assert by_hand.claim()[0].id == second["id"]
+    problem = refused(gateway.client.get(first["links"]["self"] + "/result"), "job-canceled")
+    assert problem["job"] == job
+    refused(gateway.client.post(first["links"]["cancel"]), "job-final")
+
+
+def test_a_running_job_is_canceled_and_its_fill_thrown_away(gateway, by_hand, image, mask, redis):
+    job = posted(gateway, image, mask)
+    (claim,) = by_hand.claim()
+    answer = gateway.client.post(job["links"]["cancel"])
+    assert (answer.status_code, answer.json()["status"]) == (202, "canceled")
+    by_hand.worker.renew_and_reap()
+    assert not claim.live
+    by_hand.commit(claim)
+    assert gateway.client.get(job["links"]["self"]).json()["status"] == "canceled"
+    assert not redis.exists("inpaint:load", f"rq:results:{job['id']}")
+
+
+def test_an_ended_job_cannot_be_canceled(gateway, by_hand, image, mask):
+    job = posted(gateway, image, mask)
+    by_hand.commit(*by_hand.claim())
+    refused(gateway.client.post(job["links"]["cancel"]), "job-final")
+    assert gateway.client.get(job["links"]["self"]).json()["status"] == "succeeded"
+
+
+def test_who_waits_for_a_job_that_another_cancels_is_told(gateway, by_hand, image, mask):
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(gateway.post, image, mask)
+        (claim,) = by_hand.claim()
+        gateway.client.post(f"/jobs/{claim.id}/cancel")
+        refused(answer.result(30), "job-canceled")
+
+
+def test_what_is_no_job_cannot_be_canceled(gateway):
+    for job_id, status, code in (
+        (jobs.new_id(), 404, "not-found"),
+        ("nonsense", 404, "not-found"),
+        ("01700000-0000-7000-8000-000000000000", 410, "expired"),
+    ):
+        answer = gateway.client.post(f"/jobs/{job_id}/cancel")
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+    answer = gateway.client.get(f"/jobs/{jobs.new_id()}/cancel")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
