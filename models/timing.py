@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-LEAST_PAIRS = 3  # of runs in turn
+LEAST_ROUNDS = 3  # of runs in turn
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -16,25 +16,22 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def fastest_in_turn(
-    first: Callable[[], object], second: Callable[[], object], *, at_least: float
-) -> tuple[float, float]:
-    """Return the seconds of the fastest run of each; both run once before, uncounted.
+def fastest_in_turn(*runs: Callable[[], object], at_least: float) -> list[float]:
+    """Return the seconds of the fastest run of each; all run once before, uncounted.
 
-    They alternate, so that a machine that becomes slower slows both.
+    They alternate, so that a machine that becomes slower slows all.
 
     Args:
-        first: waits until a device has done its work, as `second` does.
-        second: the other one.
+        runs: each waits until a device has done its work.
         at_least: go on for so many seconds.
     """
-    first(), second()
+    for run in runs:
+        run()
     end = time.perf_counter() + at_least
-    pairs: list[tuple[float, float]] = []
-    while len(pairs) < LEAST_PAIRS or time.perf_counter() < end:
-        pairs.append((seconds(first), seconds(second)))
-    one, other = (min(times) for times in zip(*pairs, strict=True))
-    return one, other
+    rounds: list[list[float]] = []
+    while len(rounds) < LEAST_ROUNDS or time.perf_counter() < end:
+        rounds.append([seconds(run) for run in runs])
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 def machine(device: str) -> str:

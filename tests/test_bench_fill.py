@@ -36,13 +36,20 @@ def test_figures_are_printed_and_written_as_json(tmp_path, capsys):
             "model",
             "size",
             "device",
+            "engine",
+            "precision",
             "seconds_served",
+            "seconds_eager",
             "seconds_eager_fp32",
             "speedup",
+            "speedup_eager",
             "share_of_ceiling",
         ]
         assert row["speedup"] == pytest.approx(row["seconds_eager_fp32"] / row["seconds_served"])
+        assert row["speedup_eager"] == row["seconds_eager_fp32"] / row["seconds_eager"]
         assert row["share_of_ceiling"] > 0
+        if row["device"] == "cpu":
+            assert row["engine"] == "openvino"
 
 
 @pytest.mark.parametrize("sizes", ["big", "256;512", "100", "32"])

@@ -13,7 +13,7 @@ import torch
 import typer
 from torch import nn
 
-from models.filler import TorchFiller
+from models.filler import TorchFiller, best_precision, fastest_filler
 from models.generator import Generator
 from models.registry import GENERATORS, create
 from models.tensors import to_image, to_mask
@@ -31,9 +31,13 @@ class Row:
     model: str
     size: int  # side of the square window, pixels
     device: str
-    seconds_served: float  # pixels in, pixels out, through the filler
-    seconds_eager_fp32: float  # the same network in float32, channels first
-    speedup: float
+    engine: str  # that serves it on this machine
+    precision: str  # in which it is served
+    seconds_served: float  # pixels in, pixels out, through the filler that serves
+    seconds_eager: float  # likewise in PyTorch eager, in the same precision
+    seconds_eager_fp32: float  # the network alone in PyTorch eager, float32, channels first
+    speedup: float  # as served, over float32
+    speedup_eager: float  # in PyTorch eager, over float32
     share_of_ceiling: float  # multiplications per second as served / those of a matrix product
 
 
@@ -45,22 +49,26 @@ def fill(
         Path | None, typer.Option("--json", help="Also write figures here.")
     ] = None,
 ) -> None:
-    """Time generators as served against plain float32, and against a matrix product."""
+    """Time generators as served, in PyTorch eager, and in plain float32; and a matrix product."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sides = _sides(sizes)
-    precision = TorchFiller(create(MODELS[0], {}), device).precision
+    precision = best_precision(device)
     rates = {name: matrix_rate(getattr(torch, name), device) for name in ("float32", precision)}
     print(machine(device))
     for name, rate in rates.items():
         print(f"matrix product in {name}: {rate / 1e9:.0f} GMAC/s")
-    print(f"{'model':16}{'px':>6}{'served s':>10}{'fp32 s':>10}{'speedup':>9}{'of ceiling':>12}")
+    print(
+        f"{'model':16}{'px':>6}{'engine':>13}{'served s':>10}{'eager s':>10}{'fp32 s':>10}"
+        f"{'speedup':>9}{'eager':>7}{'of ceiling':>12}"
+    )
     rows = []
     for model in MODELS:
         for side in sides:
             row = measure(model, side, device, seconds=seconds, ceiling=rates[precision])
             print(
-                f"{row.model:16}{row.size:6}{row.seconds_served:10.3f}{row.seconds_eager_fp32:10.3f}"
-                f"{row.speedup:9.2f}{row.share_of_ceiling:12.0%}",
+                f"{row.model:16}{row.size:6}{row.engine:>13}{row.seconds_served:10.3f}"
+                f"{row.seconds_eager:10.3f}{row.seconds_eager_fp32:10.3f}"
+                f"{row.speedup:9.2f}{row.speedup_eager:7.2f}{row.share_of_ceiling:12.0%}",
                 flush=True,
             )
             rows.append(asdict(row))
@@ -69,7 +77,7 @@ def fill(
 
 
 def measure(model: str, side: int, device: str, *, seconds: float, ceiling: float) -> Row:
-    """Time a fresh generator, as served and plain in turn, and keep the fastest run of each.
+    """Time a fresh generator, as served and otherwise in turn, and keep the fastest run of each.
 
     Args:
         model: an architecture, in its default size.
@@ -79,7 +87,8 @@ def measure(model: str, side: int, device: str, *, seconds: float, ceiling: floa
         ceiling: multiply-adds per second that the machine can do.
     """
     generator = create(model, {}).eval()
-    filler = TorchFiller(generator, device)
+    filler = fastest_filler(generator, device)
+    eager = TorchFiller(generator, device, filler.precision)
     generator = generator.to(device)
     pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
     holes = np.zeros((1, side, side), bool)
@@ -91,17 +100,20 @@ def measure(model: str, side: int, device: str, *, seconds: float, ceiling: floa
     def plain() -> None:
         generator(image, mask).cpu()  # waits for the device
 
-    def served() -> None:
-        filler(pixels, holes)
-
-    fast, slow = fastest_in_turn(served, plain, at_least=seconds)
+    fast, usual, slow = fastest_in_turn(
+        lambda: filler(pixels, holes), lambda: eager(pixels, holes), plain, at_least=seconds
+    )
     return Row(
         model=model,
         size=side,
         device=device,
+        engine=filler.engine,
+        precision=filler.precision,
         seconds_served=fast,
+        seconds_eager=usual,
         seconds_eager_fp32=slow,
         speedup=slow / fast,
+        speedup_eager=slow / usual,
         share_of_ceiling=multiplications(model, side) / fast / ceiling,
     )
 
