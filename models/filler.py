@@ -288,6 +288,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
 
 
+def device_failed(error: BaseException) -> bool:
+    """Say whether an error means that the device will refuse whatever this process still asks."""
+    return isinstance(error, torch.AcceleratorError)
+
+
 class _OnPixels(nn.Module):
     """A generator between pixels and pixels: what a device computes at once."""
 

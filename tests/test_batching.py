@@ -28,7 +28,8 @@ class Grey:
 
     def __init__(self, first=lambda pixels: None):
         self.first = first
-        self.batches = []  # shapes
+        self.begun = []  # shapes of batches
+        self.batches = []  # those that were filled
         self.threads = set()
 
     def load(self, pixels, holes):
@@ -37,6 +38,7 @@ class Grey:
     def run(self, loaded):
         pixels, _ = loaded
         self.threads.add(threading.current_thread().name)
+        self.begun.append(pixels.shape)
         self.first(pixels)
         self.batches.append(pixels.shape)
         return np.full_like(pixels, 128)
@@ -576,18 +578,51 @@ def test_stalled_tells_how_long_a_stage_call_has_lasted(start):
         time.sleep(0.01)
 
 
-def test_a_thread_that_dies_counts_as_stalled_for_ever(start, caplog):
+def test_a_thread_that_dies_counts_as_stalled_for_ever(start, caplog, eventually):
     class Exits(Grey):
         def run(self, loaded):
             raise SystemExit
 
     batching = start(grey=Exits())
     batching.put(Task(*specks(0, 1)))
-    deadline = time.monotonic() + SECONDS
-    while batching.stalled() != math.inf:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: batching.stalled() == math.inf)
     assert "model has died" in caplog.text
+
+
+def test_a_device_that_failed_ends_no_task_but_the_thread(start, eventually):
+    """CUDA refuses everything after an illegal access: each picture would seem at fault."""
+    task = Task(*specks(0, 3))
+    batching = start(grey=Grey(refuse(66, torch.AcceleratorError("an illegal memory access"))))
+    good, bad = Task(*marked(1)), Task(*marked(66))
+    batching.put(good)
+    assert good.wait().endings == [None]
+
+    for one in (bad, task):
+        batching.put(one)
+
+    eventually(lambda: batching.stalled() == math.inf)
+    assert bad.endings == []
+
+
+def test_what_arrives_while_the_model_is_busy_shares_the_next_batch(start, eventually):
+    gate = threading.Event()
+    filler = Grey(lambda pixels: time.sleep(0.5))
+    batching = start(grey=filler)
+    first = Task(*specks(0, 1))
+    batching.put(first)
+    first.wait()  # the model takes half a second, it is known now
+    filler.first = lambda pixels: gate.wait(SECONDS)
+    tasks = [Task(*specks(seed, 1)) for seed in range(4)]
+    batching.put(tasks[0])
+    eventually(lambda: len(filler.begun) == 2)
+    for task in tasks[1:]:
+        batching.put(task)
+    time.sleep(1.0)  # the model takes longer than it was expected to: the next batch is formed
+    gate.set()
+
+    for task in tasks:
+        assert task.wait().endings == [None]
+    assert [shape[0] for shape in filler.batches] == [1, 1, 3]
 
 
 def test_two_models_share_the_worker_and_no_batch(start):

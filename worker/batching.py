@@ -64,6 +64,7 @@ class Batching:
         """
         self._fillers = fillers
         self._most_pixels = most_pixels
+        self._most_unlaid = UNLAID_SHARE * most_pixels
         lock = threading.Lock()
         self._lock = lock
         self._space = threading.Condition(lock)  # room() may have grown
@@ -76,10 +77,10 @@ class Batching:
         self._coming = 0  # tasks of whose windows none is taken yet
         self._decoded = 0  # pixels
         self._unlaid = 0  # pixels
-        self._flying = 0  # batches
+        self._flying: deque[float] = deque()  # of each batch the seconds that it takes at least
         self._model_free = 0.0  # when the running batch ends, as it seems; of time.monotonic
         self._open_seconds = 0.0  # mean
-        self._load_seconds = 0.0  # mean
+        self._load_seconds = 0.0  # the most of late
         self._closed = self._broken = False
         self._since: dict[int, float] = {}  # by thread: when its stage call began
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # of codec threads
@@ -170,8 +171,7 @@ class Batching:
             while True:
                 with self._lock:
                     fills, work.fills = work.fills, []
-                    self._unlaid -= _pixels(fills)
-                    self._ready.notify()
+                    self._are_laid(fills)
                     if work.ended:
                         return
                     if not fills:  # who adds some now starts this anew
@@ -199,8 +199,9 @@ class Batching:
                 self._batches.put(filling)
             del self._since[threading.get_ident()]
             with self._lock:
-                self._load_seconds += (time.monotonic() - began - self._load_seconds) * NEWEST
-                self._flying -= filling is None
+                self._load_seconds = max(time.monotonic() - began, 0.9 * self._load_seconds)
+                if filling is None:
+                    self._flying.pop()
             del batch, filling  # while this waits, nothing is kept
 
     def _next(self) -> Batch | None:
@@ -208,12 +209,12 @@ class Batching:
         with self._lock:
             while not self._closed:
                 batch, wait = None, None
-                if self._flying < IN_FLIGHT and self._unlaid <= UNLAID_SHARE * self._most_pixels:
+                if len(self._flying) < IN_FLIGHT and self._unlaid <= self._most_unlaid:
                     batch = self._former.choose()
                 if batch is not None:
                     wait = self._wait(batch)
                     if wait <= 0:
-                        self._flying += 1
+                        self._fly(self._former.seconds(batch))
                         self._coming -= self._former.take(batch)
                         self._space.notify()
                         return batch
@@ -224,8 +225,13 @@ class Batching:
         """In how many seconds a batch is due: at once when it is full or the model idle."""
         if batch.full or not self._flying:
             return 0.0
-        ahead = 2 * self._load_seconds + MARGIN_SECONDS
-        return self._model_free - ahead - time.monotonic()
+        return self._model_free - self._load_seconds - MARGIN_SECONDS - time.monotonic()
+
+    def _fly(self, seconds: float) -> None:
+        """Count a batch as in flight."""
+        self._flying.append(seconds)
+        if len(self._flying) == 1:
+            self._model_free = time.monotonic() + seconds
 
     def _read(self, batch: Batch) -> Filling | None:
         """Read and load a batch's windows, without tasks that fail or should not go on."""
@@ -254,14 +260,14 @@ class Batching:
     def _compute(self) -> None:
         while (filling := self._batches.get()) is not None:
             began = self._since[threading.get_ident()] = time.monotonic()
-            self._model_free = began + self._former.seconds(filling.model, _count(filling))
             filling.run(self._goes_on, self._end)
             del self._since[threading.get_ident()]
             self._deliver(filling, time.monotonic() - began)
             del filling
 
     def _goes_on(self, work: Work) -> bool:
-        """Say whether a task is still wanted, and end it if not."""
+        """Say whether a task is still wanted, and end it if not. What runs next is a new call."""
+        self._since[threading.get_ident()] = time.monotonic()
         with self._ends(work):
             work.task.check()
         return not work.ended
@@ -269,10 +275,12 @@ class Batching:
     def _deliver(self, filling: Filling, seconds: float) -> None:
         """Hand the fills out, to be laid."""
         with self._lock:
-            self._flying -= 1
+            self._flying.popleft()
+            if self._flying:  # it begins at once
+                self._model_free = time.monotonic() + self._flying[0]
             self._ready.notify()
             if filling.seconds is not None:
-                self._former.measured(filling.model, _count(filling), filling.seconds)
+                self._former.measured(filling.model, filling.holes.size, filling.seconds)
             if filling.too_large is not None:
                 self._former.too_large(filling.model, filling.too_large)
             for work in dict.fromkeys(filling.owners):
@@ -319,6 +327,13 @@ class Batching:
                 self._decoded += work.pixels
                 self._calls.put(partial(self._open, work))
 
+    def _are_laid(self, fills: list[Pixels]) -> None:
+        """Count fills as no longer waiting."""
+        before = self._unlaid
+        self._unlaid -= _pixels(fills)
+        if before > self._most_unlaid:  # no batch was formed
+            self._ready.notify()
+
     def _end(self, work: Work, error: Exception | None) -> None:
         with self._lock:
             if work.ended:
@@ -328,7 +343,7 @@ class Batching:
             self._coming -= work.taken == 0
             if work in self._former.waiting:
                 self._former.waiting.remove(work)
-            self._unlaid -= _pixels(work.fills)
+            self._are_laid(work.fills)
             self._decoded -= work.pixels
             work.fills, work.plan, work.canvas = [], None, None
             if self._alone is work:
@@ -336,7 +351,6 @@ class Batching:
             self._unpark()
             self._begin()
             self._space.notify()
-            self._ready.notify()
         work.task.end(error)
 
     @contextmanager
@@ -358,8 +372,3 @@ class Batching:
 
 def _pixels(fills: list[Pixels]) -> int:
     return sum(fill.size for fill in fills) // 3
-
-
-def _count(filling: Filling) -> int:
-    """Pixels of its windows."""
-    return filling.holes.size

@@ -1,7 +1,8 @@
 """A batch in the model thread: its fills, and whose fault it is when there are none.
 
 A batch that raises is filled again one window at a time, one that does not fit into memory in
-halves: only tasks whose windows raise alone are ended.
+halves: only tasks whose windows raise alone are ended. When the device itself has failed, none is:
+the error is raised, and other workers have to fill them.
 """
 
 import logging
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from inpaint.errors import InpaintError, ModelFailed, OutOfMemory
 from inpaint.highres import Pixels
-from models.filler import out_of_memory
+from models.filler import device_failed, out_of_memory
 
 from .forming import Filler, Work
 
@@ -90,6 +91,8 @@ class Filling:
             if len(fills) != stop - start:
                 raise ValueError(f"{len(fills)} fills for {stop - start} windows")
         except Exception as error:
+            if device_failed(error):  # no fault of any picture: the thread dies, then the process
+                raise
             if stop - start == 1:
                 log.exception("%s raised, given windows %s", self.model, self.pixels.shape)
             else:

@@ -184,9 +184,10 @@ class Former:
             return 1
         return max(1, math.ceil(self._most(self._model) / max(1.0, self._area[self._model])))
 
-    def seconds(self, model: str, pixels: int) -> float:
+    def seconds(self, batch: Batch) -> float:
         """How long a batch will take at least, as far as is known."""
-        return self._pace.get(model, 0.0) * pixels
+        count = sum(len(windows) for _, windows in batch.parts)
+        return self._pace.get(batch.model, 0.0) * count * math.prod(batch.size)
 
     def task_seconds(self) -> float:
         """How long the windows of a task of the latest kind take, as far as is known."""
