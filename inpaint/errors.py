@@ -249,7 +249,7 @@ class NoWorker(InpaintError):
 
 
 class StorageUnavailable(InpaintError):
-    """The folder of pictures cannot be written to: the disk is full, or the folder is away."""
+    """Pictures cannot be stored or read: their folder or server is full, or away."""
 
     code = "storage-unavailable"
 
