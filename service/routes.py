@@ -1,8 +1,6 @@
 """The endpoints. What they take and answer stands in docs/api.md."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -41,12 +39,9 @@ IMAGE = {"description": "The restored picture.", "content": {"image/*": {}}}
 router = APIRouter(responses={"4XX": REFUSED, "5XX": REFUSED})
 
 
-async def _gateway(request: Request) -> Gateway:  # async, or it would be called in a thread
+def _gateway(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
-
-
-Shared = Annotated[Gateway, Depends(_gateway)]
 
 
 @router.post(
@@ -55,8 +50,9 @@ Shared = Annotated[Gateway, Depends(_gateway)]
     responses={200: IMAGE, 202: {"description": "Not done yet.", "model": JobBody}},
     openapi_extra={"requestBody": FORM_SCHEMA},
 )
-async def create_inpaint(request: Request, gateway: Shared) -> Response:
+async def create_inpaint(request: Request) -> Response:
     """Fill the hole that the mask marks in the image."""
+    gateway = _gateway(request)
     preference = prefer(
         request.headers,
         default=gateway.settings.wait_seconds,
@@ -80,8 +76,9 @@ async def create_inpaint(request: Request, gateway: Shared) -> Response:
 
 
 @router.get("/jobs/{job_id}", response_model=JobBody)
-async def read_job(job_id: str, gateway: Shared) -> Response:
+async def read_job(job_id: str, request: Request) -> Response:
     """The job as it stands."""
+    gateway = _gateway(request)
     record = await gateway.read(job_id)
     if record.status == "queued":
         await gateway.workers()
@@ -94,15 +91,17 @@ async def read_job(job_id: str, gateway: Shared) -> Response:
     response_model=JobBody,
     responses={202: {"description": "It was running.", "model": JobBody}},
 )
-async def cancel_job(job_id: str, request: Request, gateway: Shared) -> Response:
+async def cancel_job(job_id: str, request: Request) -> Response:
     """End the job, if it has not ended: a queued one now, a running one when its worker looks."""
+    gateway = _gateway(request)
     was = await gateway.cancel(job_id)
     return _job(gateway, await gateway.read(job_id), 200 if was == "queued" else 202)
 
 
 @router.get("/jobs/{job_id}/result", response_class=Response, responses={200: IMAGE})
-async def read_result(job_id: str, request: Request, gateway: Shared) -> Response:
+async def read_result(job_id: str, request: Request) -> Response:
     """The restored picture."""
+    gateway = _gateway(request)
     record = await gateway.read(job_id)
     outcome = record.outcome
     if outcome is None:
@@ -120,8 +119,9 @@ async def read_result(job_id: str, request: Request, gateway: Shared) -> Respons
 
 
 @router.get("/info", response_model=InfoBody)
-async def info(gateway: Shared) -> InfoBody:
+async def info(request: Request) -> InfoBody:
     """Version, limits, formats, and the models with the workers that hold them."""
+    gateway = _gateway(request)
     return InfoBody.of(__version__, gateway.settings, await gateway.workers())
 
 
@@ -132,8 +132,9 @@ async def livez() -> dict[str, str]:
 
 
 @router.get("/readyz")
-async def readyz(request: Request, gateway: Shared) -> Response:
+async def readyz(request: Request) -> Response:
     """Whether a picture sent now would be taken: Redis answers and a worker is ready."""
+    gateway = _gateway(request)
     try:
         await gateway.ready(anew=True)
     except InpaintError as error:
