@@ -6,6 +6,7 @@ from dataclasses import dataclass
 Figures = dict[str, float | list[list[float]] | str]  # by name; a list is a curve
 FRESH = "fresh-"  # how models begin whose weights worker/standins.py draws: speed needs no training
 COMPACT = "fresh-compact"  # of default size, with windows of 512 px
+SHIPPED = "aotgan-compact-256"  # with windows of 256 px
 PATIENT = {"INPAINT_MAX_WAIT_SECONDS": "600"}  # so that slow machines get figures too
 Say = Callable[[str], None]  # shows progress
 
@@ -41,7 +42,7 @@ FULL = Effort(
     hole_specks=(10, 40, 150, 600),
 )
 QUICK = Effort(
-    large="aotgan-small",
+    large=SHIPPED,
     clients=4,
     rounds=1,
     seconds=1,

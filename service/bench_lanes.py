@@ -17,10 +17,10 @@ from inpaint.jobs import InpaintJob
 from inpaint.settings import Settings
 
 from .bench_client import Load, ask, load, post
-from .bench_effort import PATIENT, Effort, Figures, Say
+from .bench_effort import PATIENT, SHIPPED, Effort, Figures, Say
 from .bench_pictures import box, compare, jpeg, photograph, png, strokes
 from .bench_rates import STANDIN_WORKER
-from .bench_shapes import MODEL, stage_seconds
+from .bench_shapes import stage_seconds
 from .temporary import GATEWAY, WORKER, Parts, apart
 
 SMALL = 180  # pixels: with much grain 30 kB, and soon decoded
@@ -56,14 +56,14 @@ def beside_album(effort: Effort, say: Say) -> Figures:
     """Requests of two clients, alone and while an album of thousands is restored."""
     image, mask = jpeg(photograph(ALBUM_SIDE, ALBUM_SIDE)), png(box(ALBUM_SIDE, ALBUM_SIDE, 100))
     request = post("/inpaint", {"image": image, "mask": mask})
-    with apart(MODEL, variables=PATIENT) as parts:
+    with apart(SHIPPED, variables=PATIENT) as parts:
         alone = _interactive(parts, request, effort)
         settings = Settings(data=parts.folder, redis_url=parts.redis_url)
         blobs = open_blobs(settings)
         with closing(jobs.connect(settings)) as redis:
             entries = []
             for _ in range(effort.album):
-                job = InpaintJob(image=blobs.put(image), mask=blobs.put(mask), model=MODEL)
+                job = InpaintJob(image=blobs.put(image), mask=blobs.put(mask), model=SHIPPED)
                 entries.append((job, len(image) + len(mask)))
             began = time.monotonic()
             ids = feeder.add(redis, "bench", entries)
@@ -90,7 +90,7 @@ def memory(effort: Effort, say: Say) -> Figures:
     """How much the worker grows over thousands of jobs."""
     image, mask = jpeg(photograph(JOB_SIDE, JOB_SIDE)), png(box(JOB_SIDE, JOB_SIDE, 80))
     request = post("/inpaint", {"image": image, "mask": mask})
-    with apart(MODEL, variables=PATIENT) as parts:
+    with apart(SHIPPED, variables=PATIENT) as parts:
         _many(parts, request, effort.settled)
         settled = resident(parts, WORKER)
         _many(parts, request, effort.jobs - effort.settled)

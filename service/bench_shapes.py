@@ -4,13 +4,12 @@ import time
 from statistics import median
 
 from .bench_client import Answer, ask, post
-from .bench_effort import PATIENT, Effort, Figures, Say
+from .bench_effort import PATIENT, SHIPPED, Effort, Figures, Say
 from .bench_pictures import SPECK, box, jpeg, photograph, png, specks
 from .bench_rates import bare, weights
 from .temporary import apart
 
 SPECKS = 150
-MODEL = "aotgan-compact-256"  # shipped
 HOLE = 200  # of the hole's side in the curve over photographs, pixels
 SHAPE = 4 / 3  # width over height
 
@@ -20,7 +19,7 @@ def many_specks(effort: Effort, say: Say) -> Figures:
     width, height = _size(effort.scan_megapixels)
     image, mask = jpeg(photograph(width, height)), png(specks(width, height, SPECKS))
     figures: Figures = {}
-    for model, suffix in ((effort.large, ""), (MODEL, "_compact")):
+    for model, suffix in {effort.large: "", SHIPPED: "_compact"}.items():
         served, alone = [], []
         with (
             weights(model) as variables,
@@ -49,7 +48,7 @@ def curves(effort: Effort, say: Say) -> Figures:
     by_photograph: list[list[float]] = []
     width, height = _size(effort.scan_megapixels)
     image = jpeg(photograph(width, height))
-    with apart(MODEL, variables=PATIENT) as parts:
+    with apart(SHIPPED, variables=PATIENT) as parts:
         for count in effort.hole_specks:
             mask = png(specks(width, height, count))
             point = _point(parts.url, image, mask, effort)
