@@ -126,13 +126,13 @@ class Record:
     queue: str  # RQ's name of it
     status: Status
     created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
     expires_at: datetime
-    queue_position: int | None  # 0 = next of its lane and model; None when it does not wait
-    attempts: int
     job: InpaintJob
-    outcome: Outcome | None  # once it has ended
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    queue_position: int | None = None  # 0 = next of its lane and model; None: it does not wait
+    attempts: int = 1
+    outcome: Outcome | None = None  # once it has ended
 
 
 def connect(settings: Settings) -> Redis:
@@ -214,12 +214,11 @@ def told(job_id: str, replies: list[Any], settings: Settings) -> Record:
         queue=job.origin,
         status=status,
         created_at=created,
+        expires_at=(ended or created) + timedelta(seconds=settings.result_ttl_seconds),
+        job=task,
         started_at=job.started_at,
         finished_at=ended,
-        expires_at=(ended or created) + timedelta(seconds=settings.result_ttl_seconds),
-        queue_position=None,
         attempts=lost if given_up else lost + 1,
-        job=task,
         outcome=result,
     )
 
@@ -228,19 +227,8 @@ def fresh(job_id: str, job: InpaintJob, lane: Lane, settings: Settings) -> Recor
     """The record of a job that was just admitted, where nothing newer can be had."""
     created = created_at(job_id)
     assert created is not None, f"{job_id!r} was not made by `new_id`"
-    return Record(
-        id=job_id,
-        queue=queue_name(lane, job.model),
-        status="queued",
-        created_at=created,
-        started_at=None,
-        finished_at=None,
-        expires_at=created + timedelta(seconds=settings.result_ttl_seconds),
-        queue_position=None,
-        attempts=1,
-        job=job,
-        outcome=None,
-    )
+    expires = created + timedelta(seconds=settings.result_ttl_seconds)
+    return Record(job_id, queue_name(lane, job.model), "queued", created, expires, job)
 
 
 def missing(job_id: str, settings: Settings) -> InpaintError:

@@ -233,6 +233,8 @@ async def opened(settings: Settings) -> AsyncIterator[Gateway]:
         redis.register_script(admission.CANCEL),
     )
     tasks = [asyncio.create_task(_sweep(gateway)), asyncio.create_task(gateway.replies.listen())]
+    for task in tasks:
+        task.add_done_callback(_end_if_broken)
     _tell_when_stopping(gateway.stop)
     try:
         yield gateway
@@ -242,6 +244,13 @@ async def opened(settings: Settings) -> AsyncIterator[Gateway]:
         await asyncio.gather(*tasks, return_exceptions=True)
         await listening.aclose()
         await redis.aclose()
+
+
+def _end_if_broken(task: asyncio.Task[None]) -> None:
+    """A gateway that no longer hears of its jobs' ends would leave all who wait waiting."""
+    if not task.cancelled() and (error := task.exception()):
+        log.critical("a task of the gateway failed: ending", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def _sweep(gateway: Gateway) -> None:
