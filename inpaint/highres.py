@@ -10,7 +10,8 @@ windows that are scaled down, never up, to the trained size T:
   wide these windows are depends on how thick the hole is there, not on how long: a long scratch
   is filled at full resolution, T wide.
 * A hole thicker than T is scaled down by more than 2, in windows 1.5 times as wide as it is thick:
-  a window that sees nothing but hole could only guess.
+  a window that sees nothing but hole could only guess. If it is about as long as it is thick, it
+  is not cut at all: one window, 1.5 times as wide as it is long, sees all that surrounds it.
 * Parts that lie close together share a window: specks of dust do not get one each.
 * A generator that fills only the central share of its window gets windows around the hole, even
   where they reach beyond the picture, and so wide that the hole, or the part, fits in that share.
@@ -41,6 +42,9 @@ WORTH = 1.25  # the least scale: less would blur the fill and gain little contex
 # beside it and is blended with them
 CORE = 0.75
 ROOM = 1.5  # times as wide as a hole is thick, at least
+# times as long as it is thick, at most: a hole that has one window, whatever its scale. In parts
+# of it a window sees so little else that fills turned gray in the middle (four 4 MP photographs).
+COMPACT = 1.75
 BATCH_PIXELS = 8 * 512 * 512  # given to a generator at once
 
 
@@ -187,6 +191,8 @@ def _parts(
         if rule.hole_share == 1 and trained < needed <= WORTH * trained:
             needed = trained
         most = max(wide, SHRINK * trained)
+        if needed > most and extent <= COMPACT * thick:
+            needed = most = ceil(extent * max(ROOM, 1 / share))
     if needed <= most or extent == BLOCK:
         yield box, needed if rule.smaller and not cut else max(wide, needed)
         return

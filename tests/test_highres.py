@@ -236,6 +236,41 @@ def test_batches_keep_the_order_and_their_bound():
     assert [window for batch in found for window in batch] == windows
 
 
+@pytest.mark.parametrize("side", [400, 560, 840])
+def test_a_hole_about_as_long_as_thick_has_one_window_that_sees_all_around_it(side):
+    rows, columns = np.ogrid[:2000, :2000]
+    hole = (rows - 900) ** 2 + (columns - 800) ** 2 < (side / 2) ** 2
+    (window,) = plan(hole, RULE)
+    top, left, bottom, right = window.box
+    assert window.size == (256, 256)
+    assert top <= 900 - 0.7 * side
+    assert left <= 800 - 0.7 * side
+    assert bottom >= 900 + 0.7 * side
+    assert right >= 800 + 0.7 * side
+
+
+def test_windows_do_not_depend_on_how_large_the_photograph_is_around_them():
+    boxes = [(300, 200, 420, 700), (500, 100, 505, 800), (650, 300, 660, 310)]
+    expected = plan(hole_of(866, 1154, *boxes), RULE)
+    for height, width in ((1732, 2309), (3000, 4000), (5477, 7302)):
+        assert plan(hole_of(height, width, *boxes), RULE) == expected
+
+
+def test_windows_are_as_many_as_the_hole_is_large():
+    places = [(350 * row + 100, 700 * column + 100) for row in range(8) for column in range(4)]
+    boxes = [(top, left, top + 100, left + 200) for top, left in places]
+    for count in (1, 2, 4, 8, 16, 32):
+        assert len(plan(hole_of(3000, 4000, *boxes[:count]), RULE)) == count
+
+
+def test_many_specks_have_fewer_windows_than_a_grid_would_have():
+    hole = np.zeros((3000, 4000), bool)
+    for row, column in np.random.default_rng(1).integers(0, (2990, 3990), (150, 2)):
+        hole[row : row + 8, column : column + 8] = True
+    grid = {(row // 192, column // 192) for row, column in np.argwhere(hole)}
+    assert len(plan(hole, RULE)) < 0.95 * len(grid)
+
+
 # --- reading ----------------------------------------------------------------------------------
 
 
