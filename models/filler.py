@@ -93,9 +93,10 @@ class Filler:
         if down or right:  # reflects again and again where a side is shorter than its padding
             pixels = np.pad(pixels, ((0, 0), (0, down), (0, right), (0, 0)), mode="reflect")
             holes = np.pad(holes, ((0, 0), (0, down), (0, right)), mode="reflect")
+        # copied if they are not in order or may not be written: tensors know no such arrays
         return Loaded(
-            torch.from_numpy(np.ascontiguousarray(pixels)),
-            torch.from_numpy(np.ascontiguousarray(holes)),
+            torch.from_numpy(np.require(pixels, requirements=("C", "W"))),
+            torch.from_numpy(np.require(holes, requirements=("C", "W"))),
             (height, width),
         )
 

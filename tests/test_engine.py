@@ -136,6 +136,19 @@ def test_a_fill_stays_as_it_is_while_others_are_computed(generator):
     assert not np.array_equal(fills, other)
 
 
+def test_openvino_takes_as_many_threads_as_torch_and_binds_none_to_a_core(generator):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        compiled = OpenVINOFiller(generator)._network._request.get_compiled_model()
+    finally:
+        torch.set_num_threads(threads)
+
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("NUM_STREAMS") == 1
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
 def test_calls_in_several_threads_do_not_mix_their_pictures(generator):
     filler = OpenVINOFiller(generator)
     pixels, holes = windows(64, 64, batch=16)

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from inpaint.errors import ModelFailed
 from inpaint.highres import SizeRule
 from models.aotgan_compact import CompactAOTGAN
 from models.classical import Telea
-from models.filler import TorchFiller, best_precision, padding
+from models.filler import OpenVINOFiller, TorchFiller, best_precision, padding
 from models.generator import Generator
 
 SMALL = CompactAOTGAN.Config(width=4, channels=8, blocks=2, rates=(1, 2))
@@ -158,6 +160,45 @@ def test_fills_do_not_depend_on_the_order_of_memory(generator):
     other = np.ascontiguousarray(pixels.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
 
     assert np.array_equal(filler(other, holes), filler(pixels, holes))
+
+
+@pytest.mark.parametrize("make", [TorchFiller, OpenVINOFiller])
+def test_windows_that_may_not_be_written_are_filled_and_stay(generator, make):
+    pixels, holes = windows(2, 16, 24)
+    before = pixels.copy(), holes.copy()
+    pixels.flags.writeable = holes.flags.writeable = False
+
+    fills = make(generator)(pixels, holes)
+
+    assert np.array_equal(fills, make(generator)(*before))
+    assert np.array_equal(pixels, before[0])
+    assert np.array_equal(holes, before[1])
+
+
+@pytest.mark.parametrize("make", [TorchFiller, OpenVINOFiller])
+def test_loading_in_one_thread_and_running_in_another_gives_the_same_fills(generator, make):
+    filler = make(generator)
+    one, other = windows(1, 21, 24), windows(2, 16, 40)
+
+    with ThreadPoolExecutor(1) as pool:
+        loaded = [pool.submit(filler.load, *given).result() for given in (one, other)]
+
+    for given, ready in zip((one, other), loaded, strict=True):
+        assert np.array_equal(filler.run(ready), filler(*given))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_windows_are_loaded_while_others_are_filled(generator):
+    filler = TorchFiller(generator, device="cuda")
+    batches = [windows(2, 64, 64 + 8 * number) for number in range(8)]
+
+    with ThreadPoolExecutor(1) as pool:
+        loading = [pool.submit(filler.load, *batch) for batch in batches]
+        fills = [filler.run(loaded.result()) for loaded in loading]
+
+    for batch, fill in zip(batches, fills, strict=True):
+        assert np.array_equal(fill, filler(*batch))
 
 
 def test_values_that_are_not_finite_are_a_failure_of_the_model(generator):
