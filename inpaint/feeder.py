@@ -167,10 +167,12 @@ def _feed(redis: Redis, settings: Settings) -> int:
 
 
 def _enter(redis: Redis, settings: Settings, album: str, entry: Entry) -> None:
+    """Admit a job; half of the bytes that may be in the queue are left to those who wait."""
+    most = max(settings.queue_bytes // 2, entry.size)  # or a large one would never enter
     admission.admit(
         redis,
         entry.job,
-        settings,
+        settings.model_copy(update={"queue_bytes": most}),
         lane="bulk",
         share=share(album),
         size=entry.size,

@@ -135,6 +135,26 @@ def test_a_lane_that_is_full_is_filled_from_every_album_in_turn(redis, settings)
     assert albums == list("abcabc")
 
 
+def test_albums_leave_half_of_the_bytes_to_those_who_wait(redis, settings):
+    narrow = settings.model_copy(update={"queue_bytes": 10 * SIZE})
+    feeder.add(redis, "a", entries(20))
+
+    assert feed(redis, narrow) == 5
+
+    job = InpaintJob(image="0" * 32, model="telea")
+    admission.admit(redis, job, narrow, share="client:1", size=5 * SIZE)
+
+
+def test_a_picture_larger_than_that_half_enters_alone(redis, settings):
+    narrow = settings.model_copy(update={"queue_bytes": 10 * SIZE})
+    job = InpaintJob(image="0" * 32, model="telea")
+    ids = feeder.add(redis, "a", [(job, SIZE), (job, 8 * SIZE)])
+
+    assert feed(redis, narrow) == 1
+    admission.cancel(redis, ids[0])
+    assert feed(redis, narrow) == 1
+
+
 def test_jobs_added_later_come_behind_those_that_wait(redis, settings):
     first = feeder.add(redis, "a", entries(10))
     feed(redis, settings)
