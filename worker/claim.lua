@@ -1,8 +1,8 @@
 -- Takes jobs of one model from its queues into leases of this worker, all in one step.
 -- KEYS: for each model its two queues, that of the preferred lane first.
--- ARGV: token (of this claim), lease (seconds), room (jobs), '1' if the worker holds nothing, '1' if an earlier claim with
--- this token may have succeeded though its answer was lost, worker's name, now as RQ writes times (for the record only),
--- the bell, what is rung there if no job is found ('': nothing).
+-- ARGV: token (of this claim), lease (seconds), room (jobs), '1' if the worker holds nothing, '1' if an earlier claim
+-- with this token may have succeeded though its answer was lost, worker's name, now as RQ writes times (for the record
+-- only), the bell, what is rung there if no job is found ('': nothing).
 -- Returns for each job {queue, id, leases lost, its hash as a list}.
 -- Whatever is written first frees memory, so that a full server still drains.
 
@@ -81,7 +81,8 @@ for _, key in ipairs({KEYS[chosen], KEYS[partner]}) do
     end
     redis.call('LPOP', key)
     redis.call('ZADD', wip(key), deadline, id .. ':' .. token)
-    redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'worker_name', ARGV[6], 'started_at', ARGV[7], 'last_heartbeat', ARGV[7])
+    redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'worker_name', ARGV[6],
+      'started_at', ARGV[7], 'last_heartbeat', ARGV[7])
     taken[#taken + 1] = {key, id, lost, redis.call('HGETALL', 'rq:job:' .. id)}
     if lost > 0 then
       return taken

@@ -1,5 +1,6 @@
 -- Ends jobs whose lease this worker still holds; after settle.lua.
--- ARGV: for each job: queue, id, token, 'finished' or 'failed', the number of RQ's own writes; each as the number of its words, the words.
+-- ARGV: for each job: queue, id, token, 'finished' or 'failed', the number of RQ's own writes; then each of these as
+-- the number of its words and the words.
 -- Returns for each job 1, or 0 if it was not ours any more: then nothing of it is written.
 
 local i, mine = 1, {}

@@ -242,6 +242,7 @@ class BatchWorker(SimpleWorker):
             payload = _payload(job)
         except Exception as error:  # noqa: BLE001  # RQ raises many kinds; all are this job's fault
             fault = error
+            job.failure_ttl = self._settings.result_ttl_seconds  # RQ would keep it for a year
         job.origin = as_text(key).removeprefix(self.queue_class.redis_queue_namespace_prefix)
         lane: Lane = "bulk" if as_text(key) in self._keys["bulk"][::2] else "interactive"
         claim = Claim(job.id, payload, lane, bool(lost), time.monotonic())
@@ -263,7 +264,7 @@ class BatchWorker(SimpleWorker):
             mine = _insist("cannot commit", lambda: self._run["commit"](args=words))
             for (claim, _), ours in zip(worth, mine, strict=True):
                 if not ours:
-                    log.info("%s: canceled, or lost to another worker: not committed", claim.id)
+                    log.info("%s: canceled, lost, or committed already: nothing written", claim.id)
         with self._changed:
             for claim, _ in ended:
                 del self._held[claim]

@@ -1,7 +1,9 @@
--- One beat of a worker: it renews its leases, then returns jobs of lost workers to the front of their queues; after settle.lua.
--- ARGV: how our queues' names begin, lease (seconds), server's time of this worker's last beat (0: none), not to reap before (server's time),
--- leases that a job may lose, seconds for which ended jobs are kept, now as RQ writes times (for the record only), what a Result says of a job
--- that lost too many workers, the bell; then the worker's own leases: queue, id, token of each.
+-- One beat of a worker: it renews its leases, then returns jobs of lost workers to the front of their queues and cleans
+-- up after RQ; after settle.lua.
+-- ARGV: how our queues' names begin, lease (seconds), server's time of this worker's last beat (0: none), server's time
+-- before which not to reap, leases that a job may lose, seconds for which ended jobs are kept, now as RQ writes times
+-- (for the record only), what a Result says of a job that lost too many workers, the bell; then the worker's own
+-- leases: queue, id, token of each.
 -- Returns {server's time, for each own lease 1 if it still holds, else 0}.
 -- Whatever is written first frees memory, so that a full server still drains.
 
@@ -22,7 +24,8 @@ for i = 10, #ARGV, 3 do
   answer[#answer + 1] = held and 1 or 0
 end
 
--- After a gap every lease looks lost: first let all workers renew. This holds too when the command itself was long on its way.
+-- After a gap every lease looks lost: first let all workers renew. This holds too when the command itself was long on
+-- its way.
 if (last > 0 and now - last > lease / 2) or now < from then
   return answer
 end
