@@ -272,7 +272,8 @@ def _samples(
     alpha = np.empty(samples.shape[:2], np.uint8) if header.alpha else None
     for rows in strips(header.height, header.width):
         end = min(rows.stop, header.height)
-        part = np.asarray(image.crop((0, rows.start, header.width, end)))
+        whole = end - rows.start == header.height  # cropping would copy all of it
+        part = np.asarray(image if whole else image.crop((0, rows.start, header.width, end)))
         if alpha is None:
             samples[rows] = part
         else:
