@@ -40,7 +40,9 @@ def queue_alone(effort: Effort, say: Say) -> Figures:
     with apart("noop", worker=STANDIN_WORKER) as parts:
         compare(image, mask, ask(parts.url, request).body)
         alone = load(parts.url, [request], clients=1, seconds=effort.seconds, warm=20)
+        before = _processor_seconds(parts)
         many = load(parts.url, [request], clients=effort.clients, seconds=effort.seconds, warm=5)
+        after = _processor_seconds(parts)
     say(f"uploads of {len(request) / 1000:.0f} kB: {alone.wait_ms(50):.2f} ms, {many.rate:.0f}/s")
     return {
         "noop_p50_ms": alone.wait_ms(50),
@@ -49,6 +51,10 @@ def queue_alone(effort: Effort, say: Say) -> Figures:
         "noop_p50_ms_32": many.wait_ms(50),
         "noop_p95_ms_32": many.wait_ms(95),
         "noop_upload_kb": len(request) / 1000,
+        **{  # warming included, which makes them a little too large
+            f"noop_{name}_cpu_ms": 1000 * (after[name] - before[name]) / len(many.waits)
+            for name in after
+        },
     }
 
 
@@ -135,6 +141,13 @@ def overhead(effort: Effort, say: Say) -> Figures:
 def resident(parts: Parts, name: str) -> float:
     """The resident memory of a part, MB."""
     return float(psutil.Process(parts.processes[name].pid).memory_info().rss / MEGABYTE)
+
+
+def _processor_seconds(parts: Parts) -> dict[str, float]:
+    """What each part, and this client, has used so far."""
+    pids = {name: process.pid for name, process in parts.processes.items()} | {"client": None}
+    times = {name: psutil.Process(pid).cpu_times() for name, pid in pids.items()}
+    return {name: float(used.user + used.system) for name, used in times.items()}
 
 
 def _interactive(parts: Parts, request: bytes, effort: Effort) -> Load:

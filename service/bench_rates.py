@@ -12,10 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
@@ -27,7 +26,7 @@ from .bench_client import Load, ask, load, post
 from .bench_effort import COMPACT, FRESH, PATIENT, Effort, Figures, Say
 from .bench_pictures import box, compare, jpeg, photograph, png
 from .supervisor import free_port
-from .temporary import HOST, INPAINT, START_SECONDS, apart
+from .temporary import HOST, INPAINT, START_SECONDS, Parts, apart
 
 SIDE = 512  # pixels
 HOLE = 160  # of its side: fits, with context, in one window
@@ -41,7 +40,7 @@ class Peer:
     """LitServe, which runs only while it is asked to."""
 
     url: str
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[bytes]"
 
     def load(self, requests: Sequence[bytes], clients: int, seconds: float) -> Load:
         """Wake it, drive it, and suspend it again."""
@@ -73,29 +72,27 @@ def against_peer_cpu(effort: Effort, say: Say) -> Figures:
 
 
 @contextmanager
-def bare(model: str, image: bytes, mask: bytes, variables: Mapping[str, str]) -> Iterator["Bare"]:
-    """The bare loop of a model over the windows of a picture; see worker/bare.py."""
-    with TemporaryDirectory(prefix="inpaint-") as name:
-        files = Path(name) / "image", Path(name) / "mask"
-        for file, data in zip(files, (image, mask), strict=True):
-            file.write_bytes(data)
-        with _companion(
-            ["worker.bare", *map(str, files)], model, variables, output=subprocess.PIPE
-        ) as process:
-            yield Bare(process)
+def bare(parts: Parts, image: bytes, mask: bytes) -> Iterator["Bare"]:
+    """The bare loop of the parts' model over the windows of a picture; see worker/bare.py."""
+    files = parts.folder / "bare-image", parts.folder / "bare-mask"
+    for file, data in zip(files, (image, mask), strict=True):
+        file.write_bytes(data)
+    command = [sys.executable, "-m", "worker.bare", *map(str, files)]
+    with parts.beside(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield Bare(process)
 
 
 @dataclass(frozen=True)
 class Bare:
     """The bare loop, which waits for being asked."""
 
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[bytes]"
 
     def run(self, seconds: float) -> dict[str, float]:
         """Run it for so long and return what it says, `images_per_second` among it."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.write(b"%f\n" % seconds)
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
@@ -121,7 +118,7 @@ def _against_bare(model: str, suffix: str, effort: Effort, say: Say) -> Figures:
     with (
         weights(model) as variables,
         apart(model, variables=variables) as parts,
-        bare(model, pictures[0], mask, variables) as loop,
+        bare(parts, pictures[0], mask) as loop,
     ):
         requests = [post("/inpaint", {"image": picture, "mask": mask}) for picture in pictures]
         compare(pictures[0], mask, ask(parts.url, requests[0]).body)
@@ -153,7 +150,7 @@ def _against_peer(
     with (
         weights(model) as variables,
         apart(model, worker=worker, variables=variables) as parts,
-        _peer(model, variables) as peer,
+        _peer(parts) as peer,
     ):
         compare(pictures[0], mask, ask(parts.url, requests[0]).body)
         os.killpg(peer.process.pid, signal.SIGCONT)
@@ -179,8 +176,8 @@ def _against_peer(
 
 
 @contextmanager
-def _peer(model: str, variables: Mapping[str, str]) -> Iterator[Peer]:
-    """LitServe with a model, ready and suspended.
+def _peer(parts: Parts) -> Iterator[Peer]:
+    """LitServe with the parts' model, ready and suspended.
 
     Raises:
         StartFailed: if it is not installed, or does not become ready.
@@ -192,9 +189,8 @@ def _peer(model: str, variables: Mapping[str, str]) -> Iterator[Peer]:
         )
     port = free_port(HOST, 0)
     url = f"http://{HOST}:{port}"
-    with _companion(
-        ["worker.peer", str(port)], model, variables, output=subprocess.DEVNULL
-    ) as process:
+    command = [sys.executable, "-m", "worker.peer", str(port)]
+    with parts.beside(command, stdout=subprocess.DEVNULL) as process:
         end = time.monotonic() + START_SECONDS
         with httpx.Client(base_url=url, timeout=5, trust_env=False) as client:
             while not _healthy(client):
@@ -210,30 +206,6 @@ def _healthy(client: httpx.Client) -> bool:
         return client.get("/health").is_success
     except httpx.TransportError:
         return False
-
-
-@contextmanager
-def _companion(
-    words: Sequence[str], model: str, variables: Mapping[str, str], *, output: int
-) -> Iterator["subprocess.Popen[str]"]:
-    """A module that runs as a program beside the service, in a group of its own."""
-    names = {"INPAINT_MODEL": model, "INPAINT_MODELS": model, **variables}
-    process = subprocess.Popen(
-        [sys.executable, "-m", *words],
-        env=os.environ | names,
-        stdin=subprocess.PIPE,
-        stdout=output,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
 
 
 def _pictures() -> tuple[list[bytes], bytes]:

@@ -24,7 +24,7 @@ def many_specks(effort: Effort, say: Say) -> Figures:
         with (
             weights(model) as variables,
             apart(model, variables=variables) as parts,
-            bare(model, image, mask, variables) as loop,
+            bare(parts, image, mask) as loop,
         ):
             request = post("/inpaint", {"image": image, "mask": mask})
             ask(parts.url, request)  # warm

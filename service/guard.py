@@ -40,23 +40,31 @@ class Guard:
         os.close(read_end)
 
     def spawn(
-        self, command: Sequence[str], environment: Mapping[str, str], *, output: int | None = None
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int | None = None,
+        stderr: int | None = None,
     ) -> "subprocess.Popen[bytes]":
         """Start `command` in a session of its own: a terminal's Ctrl-C does not reach it.
 
         Args:
             command: the program and its arguments.
             environment: the whole of it.
-            output: a file descriptor for what it prints; None: where the supervisor prints.
+            stdin: as for `subprocess`, like the other two.
+            stdout: None: where the supervisor prints.
+            stderr: likewise.
         """
         return subprocess.Popen(
             command,
             env=dict(environment),
             start_new_session=True,
             pass_fds=(self._lock,),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
             preexec_fn=self._announce,  # in the child: it is known before it can do anything
         )
 

@@ -93,8 +93,21 @@ class Parts:
         """Start a part, or start it again."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = self.guard.spawn(
-                self.commands[name], self.environment, output=log.fileno()
+                self.commands[name], self.environment, stdout=log.fileno(), stderr=log.fileno()
             )
+
+    @contextmanager
+    def beside(
+        self, command: Sequence[str], *, stdin: int = subprocess.DEVNULL, stdout: int
+    ) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run a program beside the parts, with their settings; kill it at the end."""
+        process = self.guard.spawn(command, self.environment, stdin=stdin, stdout=stdout)
+        try:
+            yield process
+        finally:
+            kill_group(process.pid)
+            process.communicate()
+            self.guard.forget(process.pid)
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a part and to what it started."""
