@@ -133,8 +133,9 @@ class Former:
 
     def add(self, work: Work) -> None:
         """Let an opened task wait."""
-        model, most = work.task.model, self._most(work.task.model)
-        area = min(most, sum(math.prod(window.size) for window in work.windows))
+        model = work.task.model
+        area: float = sum(math.prod(window.size) for window in work.windows)
+        area = min(area, self._fillers[model].batch_pixels)  # one of many windows tells little
         self._area[model] = area + (self._area.get(model, area) - area) * (1 - NEWEST)
         self._model = model
         self.waiting.append(work)
