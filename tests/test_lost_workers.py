@@ -32,7 +32,7 @@ from inpaint.settings import Settings
 from worker import leases
 
 KEY = "0" * 32
-LEASE = 0.6  # seconds
+LEASE = 1.0  # seconds; less, and a busy machine loses some by itself
 KILLS, STALLS = 13, 14  # as `mask_grow`: what a job does to its sleeping worker
 PLACES = ["claim", "decode", "forward", "encode", "commit", "committed"]
 
