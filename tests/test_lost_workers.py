@@ -96,15 +96,19 @@ class Sleeper:
 
 
 class Deadly:
-    """Another object: whoever asks for one of its methods is killed."""
+    """Another object: whoever asks for one of its methods is killed, or what else `does` do."""
 
-    def __init__(self, inner, method):
-        self._inner, self._method = inner, method
+    def __init__(self, inner, method, does=die):
+        self._inner, self._method, self._does = inner, method, does
 
     def __getattr__(self, name):
         if name == self._method:
-            die()
+            self._does()
         return getattr(self._inner, name)
+
+
+def raise_a_bug():
+    raise RuntimeError("a bug in the stages")
 
 
 def real(settings, dies):
@@ -145,7 +149,8 @@ def main():
     if settings.models:
         leases.work(settings, settings.models, real(settings, options["dies"]))
     else:
-        leases.work(settings, ["grey"], Sleeper(options["seconds"]))
+        stages = Sleeper(options["seconds"])
+        leases.work(settings, ["grey"], Deadly(stages, options["dies"], raise_a_bug))
 
 
 if __name__ == "__main__":
@@ -374,6 +379,17 @@ def test_redis_may_go_away_and_come_back_while_jobs_run(
     for worker in workers:
         worker.terminate()
         assert worker.wait(20) == 0
+
+
+@pytest.mark.parametrize("method", ["room", "take", "ended", "stalled"])
+def test_a_worker_whose_own_thread_fails_ends_and_its_jobs_are_run_by_another(
+    method, start, admit, redis, eventually
+):
+    job = admit()
+    assert start(dies=method).wait(30) == 70
+    start()
+    eventually(lambda: ended(redis, [job]))
+    assert_each_finished_once(redis, [job])
 
 
 def test_a_worker_without_redis_stops_when_asked(own_server, start, redis, eventually):
