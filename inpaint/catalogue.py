@@ -17,7 +17,7 @@ CARD_TTL_SECONDS = 8  # a worker is gone after this much silence
 class Card(BaseModel):
     """What is known about a model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer worker says more
 
     name: str
     architecture: str
@@ -31,7 +31,7 @@ class Card(BaseModel):
 class WorkerCard(BaseModel):
     """One worker that is ready, with the models that it holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer worker says more
 
     worker: str  # unique among all workers
     pid: int

@@ -61,3 +61,14 @@ def test_a_name_whose_card_expired_is_forgotten_by_the_next_publication(redis):
 
 def test_a_card_outlives_three_lost_beats():
     assert 3 * catalogue.BEAT_SECONDS < catalogue.CARD_TTL_SECONDS
+
+
+def test_a_card_of_a_newer_worker_is_read_as_far_as_it_is_known(redis, settings):
+    text = card("a", "telea").model_dump_json()
+    newer = text.replace('"pid":1', '"pid":1,"novelty":1').replace(
+        '"license"', '"mood":"fine","license"'
+    )
+    redis.set("inpaint:worker:a", newer)
+    redis.sadd(catalogue.WORKERS, "a")
+    assert newer.count("novelty") == newer.count("mood") == 1
+    assert ready(settings) == [card("a", "telea")]
