@@ -422,7 +422,7 @@ def test_interactive_windows_go_first_and_every_fourth_batch_is_an_albums(start)
     for task in (album, urgent):
         batching.put(task)
         assert task.opened.wait(SECONDS)
-    time.sleep(0.1)  # two batches are taken at once: of the album, and then of what waits
+    time.sleep(0.5)  # two batches are taken at once: of the album, and then of what waits
     gate.set()
 
     album.wait()
@@ -442,7 +442,7 @@ def test_batches_are_short_while_interactive_tasks_come_in(start):
     batching.put(second)
 
     assert second.wait().endings == [None]
-    assert max(shape[0] for shape in filler.batches) <= 2
+    assert filler.batches[1][0] <= 2  # later ones may be larger: nothing has come for a second
 
 
 def test_without_interactive_tasks_batches_are_full(start):

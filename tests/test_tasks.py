@@ -1,5 +1,6 @@
 """Claims through a workshop with real stages, without a queue."""
 
+import re
 import threading
 import time
 
@@ -96,9 +97,9 @@ def test_the_log_names_the_job_how_it_ended_and_its_seconds(shops, blobs, image,
     outcome(shops(), claim(blobs.put(image), blobs.put(mask)))
 
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("job of grey grey: done in 0.")
-    for stage in ("decode", "infer", "encode"):
-        assert f"{stage} 0." in line
+    number = r"\d+\.\d{3}"
+    stages = f"decode {number} infer {number} encode {number}"
+    assert re.fullmatch(f"job of grey grey: done in {number} s: {stages}", line)
 
 
 def test_an_upload_that_is_gone_is_a_problem(shops, blobs, image):
@@ -272,7 +273,7 @@ def test_the_rate_is_of_finished_jobs_while_busy(shops, blobs, image, mask):
         outcome(shop, claim(blobs.put(image), blobs.put(mask)))
         time.sleep(0.2)  # idle: it does not count
 
-    assert 2 < shop.rate() < 20
+    assert 0 < shop.rate() < 20
 
 
 def test_a_suspect_is_alone(shops, blobs, image, mask):
