@@ -109,35 +109,37 @@ class Gateway:
         self.replies.give_up()
 
     async def submit(
-        self, waiter: Waiter, image: bytes, mask: bytes | None, draft: "Draft", address: str
-    ) -> None:
+        self, image: bytes, mask: bytes | None, draft: "Draft", address: str
+    ) -> Waiter:
         """Store the files and put the job into the queue, for the client at this address.
+
+        Returns:
+            Who waits for it, to be given to `wait`.
 
         Raises:
             StorageUnavailable, QueueUnavailable: nothing of it stays.
             QueueFull, RateLimited: nothing of it stays; they say when to try again.
         """
-        size = len(image) + len(mask or b"")
-        image_key, mask_key = await run_in_threadpool(self._store, image, mask)
+        keys = await run_in_threadpool(self._store, image, mask)
+        waiter = self.replies.expect(jobs.new_id(), draft(*keys))
         try:
-            waiter.job = draft(image_key, mask_key)
-            words = admission.entry(
-                waiter.id,
-                waiter.job,
-                self.settings,
-                share=admission.CLIENT + address,
-                size=size,
-                reply=self.replies.list,
-            )
-            async with self._answering():
-                verdict = await self.admit_script(args=words)
-            try:
-                admission.judge(verdict, self.settings)
-            except (QueueFull, RateLimited) as refusal:
-                refusal.retry_after = self._drained(verdict[1])
-                raise
+            await self._admit(waiter, len(image) + len(mask or b""), admission.CLIENT + address)
         except BaseException:  # nothing half-made stays
-            await run_in_threadpool(self._forget, image_key, mask_key)
+            self.replies.forget(waiter)
+            await run_in_threadpool(self._forget, *keys)
+            raise
+        return waiter
+
+    async def _admit(self, waiter: Waiter, size: int, share: str) -> None:
+        words = admission.entry(
+            waiter.id, waiter.job, self.settings, share=share, size=size, reply=self.replies.list
+        )
+        async with self._answering():
+            verdict = await self.admit_script(args=words)
+        try:
+            admission.judge(verdict, self.settings)
+        except (QueueFull, RateLimited) as refusal:
+            refusal.retry_after = self._drained(verdict[1])
             raise
         waiter.admitted = True
 
@@ -190,26 +192,26 @@ class Gateway:
             raise jobs.missing(job_id, self.settings) from error
 
     async def wait(self, waiter: Waiter, seconds: float, request: Request) -> Outcome | None:
-        """Wait for an outcome; None when the time is over or the gateway is asked to stop.
+        """Wait for an outcome, once; None when the time is over or the gateway is asked to stop.
 
         A client that goes away takes its job along, if that has not begun.
         """
-        if self.stopping or not seconds:
-            return None
         leaving = asyncio.create_task(_left(request))
         leaving.add_done_callback(lambda _: waiter.end(None))
         try:
-            async with asyncio.timeout(seconds):
-                await waiter.ended
+            if seconds and not self.stopping:
+                async with asyncio.timeout(seconds):
+                    await waiter.ended
         except TimeoutError:
             return None
         finally:
             left = leaving.done()
             leaving.cancel()
+            self.replies.forget(waiter)
         if left:
             with contextlib.suppress(InpaintError):
                 await self.cancel(waiter.id, queued_only=True)
-        return waiter.ended.result()
+        return waiter.ended.result() if waiter.ended.done() else None
 
 
 Draft = Callable[[str, str | None], InpaintJob]  # a job that lacks only the keys of its blobs

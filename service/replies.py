@@ -5,9 +5,8 @@ is read from RQ's record, and all who wait are looked after from time to time wi
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from secrets import token_hex
 
@@ -30,10 +29,10 @@ class Waiter:
     """A request that waits for its job to end."""
 
     id: str
+    job: InpaintJob
     ended: asyncio.Future[Outcome | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    job: InpaintJob | None = None  # once it is known
     admitted: bool = False  # until then nobody wonders that Redis does not know the job
 
     def end(self, outcome: Outcome | None) -> None:
@@ -54,14 +53,14 @@ class Replies:
         self._redis = redis
         self._waiters: dict[str, Waiter] = {}
 
-    @contextlib.contextmanager
-    def expect(self, job_id: str) -> Iterator[Waiter]:
+    def expect(self, job_id: str, job: InpaintJob) -> Waiter:
         """Wait for a job from before it is admitted, so that no hint comes too early."""
-        self._waiters[job_id] = waiter = Waiter(job_id)
-        try:
-            yield waiter
-        finally:
-            del self._waiters[job_id]
+        self._waiters[job_id] = waiter = Waiter(job_id, job)
+        return waiter
+
+    def forget(self, waiter: Waiter) -> None:
+        """Wait no longer."""
+        del self._waiters[waiter.id]
 
     def give_up(self) -> None:
         """Wake all who wait, without an outcome."""
@@ -118,7 +117,6 @@ class Replies:
                 jobs.ask_ending(pipeline, waiter.id)
             replies = await pipeline.execute()
         for waiter, ending, entries in zip(waiters, replies[::2], replies[1::2], strict=True):
-            assert waiter.job is not None  # known before Redis has heard of it
             outcome = jobs.outcome(waiter.id, waiter.job.model, ending, entries)
             if outcome is not None:
                 waiter.end(outcome)

@@ -18,7 +18,7 @@ from inpaint.errors import (
     RateLimited,
     UnknownModel,
 )
-from inpaint.jobs import FINAL, InpaintJob, Outcome, Record, fresh, new_id
+from inpaint.jobs import FINAL, InpaintJob, Outcome, Record, fresh
 
 from .gateway import Gateway
 from .preferences import Preference, accepted_format, prefer
@@ -58,20 +58,18 @@ async def create_inpaint(request: Request) -> Response:
         default=gateway.settings.wait_seconds,
         most=gateway.settings.max_wait_seconds,
     )
-    job_id = new_id()
-    with gateway.replies.expect(job_id) as waiter:
-        try:
-            await _take(request, gateway, waiter)  # the upload itself is not kept while waiting
-        except RateLimited as refusal:
-            headers = _rate(refusal, gateway.settings.client_limit)
-            return answer(refusal, request.scope, headers=headers)
-        outcome = await gateway.wait(waiter, preference.seconds, request)
+    try:
+        waiter = await _take(request, gateway)  # the upload itself is not kept while waiting
+    except RateLimited as refusal:
+        headers = _rate(refusal, gateway.settings.client_limit)
+        return answer(refusal, request.scope, headers=headers)
+    outcome = await gateway.wait(waiter, preference.seconds, request)
     if outcome is None:
         return await _accepted(gateway, waiter, preference)
     if outcome.problem is not None:
-        return answer(outcome.problem.error(), request.scope, headers={"X-Job-ID": job_id})
-    headers = _result_headers(job_id, outcome) | _applied(preference)
-    headers["Content-Location"] = f"/jobs/{job_id}/result"
+        return answer(outcome.problem.error(), request.scope, headers={"X-Job-ID": waiter.id})
+    headers = _result_headers(waiter.id, outcome) | _applied(preference)
+    headers["Content-Location"] = f"/jobs/{waiter.id}/result"
     return Response(await _result(gateway, outcome), 200, headers, outcome.media_type)
 
 
@@ -156,7 +154,7 @@ async def explain(code: str) -> dict[str, object]:
     }
 
 
-async def _take(request: Request, gateway: Gateway, waiter: Waiter) -> None:
+async def _take(request: Request, gateway: Gateway) -> Waiter:
     """Receive and judge the form, and put its job into the queue."""
     gateway.refuse_when_stopping()
     upload = await read_form(request, gateway.settings)
@@ -178,7 +176,7 @@ async def _take(request: Request, gateway: Gateway, waiter: Waiter) -> None:
         )
 
     address = request.client.host if request.client else "local"  # no address: a unix socket
-    await gateway.submit(waiter, upload.image, upload.mask, draft, address)
+    return await gateway.submit(upload.image, upload.mask, draft, address)
 
 
 def _choose(name: str, cards: list[WorkerCard]) -> str:
@@ -196,7 +194,6 @@ async def _accepted(gateway: Gateway, waiter: Waiter, preference: Preference) ->
     try:
         record = await gateway.read(waiter.id)
     except QueueUnavailable:
-        assert waiter.job is not None
         record = fresh(waiter.id, waiter.job, "interactive", gateway.settings)
     location = {"Location": f"/jobs/{waiter.id}", "Retry-After": RETRY_SECONDS}
     headers = location | {"X-Job-ID": waiter.id} | _applied(preference)

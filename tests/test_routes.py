@@ -2,6 +2,7 @@
 
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
 import numpy as np
@@ -56,6 +57,23 @@ def test_a_result_tells_its_job_its_model_and_where_the_time_went(service, image
     stages = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
     assert sorted(stages) == ["decode", "encode", "infer", "queue"]
     assert all(float(milliseconds) >= 0 for milliseconds in stages.values())
+
+
+def test_a_job_begins_when_its_upload_is_there(service, image, mask):
+    files = {"image": ("a.png", image), "mask": ("b.png", mask)}
+    request = service.client.build_request("POST", "/inpaint", files=files)
+    body, halfway = request.read(), []
+
+    def slowly():
+        yield body[:100]
+        time.sleep(0.5)
+        halfway.append(datetime.now(UTC))
+        yield body[100:]
+
+    headers = {"Content-Type": request.headers["content-type"]}
+    answer = service.client.post("/inpaint", content=slowly(), headers=headers)
+    assert answer.status_code == 200
+    assert jobs.created_at(answer.headers["x-job-id"]) >= halfway[0] - timedelta(milliseconds=1)
 
 
 def test_the_model_is_chosen_by_name(service, image, mask):
