@@ -168,6 +168,8 @@ def settings(own_server, tmp_path):
 @pytest.fixture
 def redis(own_server):
     with Redis.from_url(own_server.url()) as client:
+        # With `everysec` a killed server forgets what it acknowledged while a sync was under way.
+        client.config_set("appendfsync", "always")
         yield client
 
 
