@@ -22,5 +22,5 @@ local now = tonumber(redis.call('TIME')[1])
 redis.call('ZADD', 'rq:canceled:' .. queue, now + tonumber(kept), id)
 redis.call('HSET', key, 'status', 'canceled', 'ended_at', ARGV[2])
 redis.call('EXPIRE', key, kept)
-settle(id, 'canceled')
+settle(id)
 return status

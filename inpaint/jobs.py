@@ -4,6 +4,7 @@ RQ keeps the record of a job; nothing here is a second one. Everything in Redis 
 pictures are blobs. How a job comes into its queue stands in `admission`.
 """
 
+import json
 import secrets
 import time
 from dataclasses import dataclass, replace
@@ -249,6 +250,25 @@ def ask_ending(pipeline: Any, job_id: str) -> None:
     """Put onto a pipeline what `outcome` needs: two commands, less than `ask`."""
     pipeline.hmget(f"rq:job:{job_id}", ENDING)
     pipeline.xrevrange(f"rq:results:{job_id}", count=1)
+
+
+def read_hint(hint: bytes) -> tuple[str, list[bytes | None], list[Any]]:
+    """A job's id and what `outcome` needs, from what settle.lua writes to a reply list.
+
+    Raises:
+        ValueError: if it is of another version.
+    """
+    try:
+        job_id, ending, fields = json.loads(hint)
+        words = [value.encode() if value else None for value in ending]
+        texts = [text.encode() for text in fields or ()]
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{hint[:64]!r} is no hint") from error
+    return (
+        job_id,
+        words,
+        [(b"0-0", dict(zip(texts[::2], texts[1::2], strict=True)))] if texts else [],
+    )
 
 
 def outcome(

@@ -10,8 +10,9 @@ local function count(field, amount)
   end
 end
 
--- A job has just reached its end, in the same script: it counts no longer, and who waits is told.
-local function settle(id, status)
+-- A job has reached its end, in the same script, and all of it is written: it counts no longer, and who
+-- waits is told what RQ's record says: a JSON array of id, status, lost, started_at and its result's fields.
+local function settle(id)
   local mine = redis.call('HMGET', 'rq:job:' .. id, 'lane', 'share', 'bytes', 'reply')
   if mine[1] then
     count(mine[1], -1)
@@ -19,7 +20,9 @@ local function settle(id, status)
     count('bytes', -tonumber(mine[3]))
   end
   if mine[4] and mine[4] ~= '' then
-    redis.call('RPUSH', mine[4], id .. ' ' .. status)
+    local ending = redis.call('HMGET', 'rq:job:' .. id, 'status', 'lost', 'started_at')
+    local last = redis.call('XREVRANGE', 'rq:results:' .. id, '+', '-', 'COUNT', 1)
+    redis.call('RPUSH', mine[4], cjson.encode({id, ending, last[1] and last[1][2] or false}))
     redis.call('EXPIRE', mine[4], 60)
   end
 end

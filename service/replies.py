@@ -1,14 +1,14 @@
 """Where requests wait for their jobs: one list in Redis and one connection for the whole process.
 
-Whoever ends a job writes its id to the list that the job names. That is only a hint: the outcome
-is read from RQ's record, and all who wait are looked after from time to time without one.
+Whoever ends a job writes to the list that the job names what RQ's record then says. Such a word may
+get lost: all who wait are looked after from time to time without one.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from secrets import token_hex
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -73,7 +73,7 @@ class Replies:
         clock = asyncio.get_running_loop().time
         while True:
             try:
-                await self._wake(await self._hints())
+                await self._hear()
                 if clock() - looked > LOOK_SECONDS:
                     await self._look()
                     looked = clock()
@@ -86,30 +86,21 @@ class Replies:
                 away, looked = True, 0.0
                 await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _hints(self) -> list[str]:
-        """The ids of jobs that have ended, as far as anybody said so."""
+    async def _hear(self) -> None:
+        """Wake those of whose jobs somebody says in time that they have ended."""
         found = await self._redis.blmpop(BLOCK_SECONDS, 1, self.list, direction="LEFT", count=HINTS)
         hints: list[bytes] = found[1] if found else []  # type: ignore[assignment]  # never decoded
-        return [hint.partition(b" ")[0].decode() for hint in hints]
+        for hint in hints:
+            try:
+                job_id, ending, entries = jobs.read_hint(hint)
+            except ValueError:  # of a worker of another version
+                continue
+            if waiter := self._waiters.get(job_id):
+                self._tell(waiter, ending, entries)
 
     async def _look(self) -> None:
-        """Wake those whose hint was lost."""
-        waiters = list(self._waiters.values())
-        if not waiters:
-            return
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for waiter in waiters:
-                pipeline.hget(f"rq:job:{waiter.id}", "status")
-            statuses = await pipeline.execute()
-        going = (b"queued", b"started")
-        await self._wake(
-            waiter.id
-            for waiter, status in zip(waiters, statuses, strict=True)
-            if status not in going and waiter.admitted
-        )
-
-    async def _wake(self, ids: Iterable[str]) -> None:
-        waiters = [self._waiters[job_id] for job_id in ids if job_id in self._waiters]
+        """Wake those of whose jobs nobody was heard to say so."""
+        waiters = [waiter for waiter in self._waiters.values() if waiter.admitted]
         if not waiters:
             return
         async with self._redis.pipeline(transaction=False) as pipeline:
@@ -117,6 +108,9 @@ class Replies:
                 jobs.ask_ending(pipeline, waiter.id)
             replies = await pipeline.execute()
         for waiter, ending, entries in zip(waiters, replies[::2], replies[1::2], strict=True):
-            outcome = jobs.outcome(waiter.id, waiter.job.model, ending, entries)
-            if outcome is not None:
-                waiter.end(outcome)
+            self._tell(waiter, ending, entries)
+
+    def _tell(self, waiter: Waiter, ending: list[bytes | None], entries: list[Any]) -> None:
+        outcome = jobs.outcome(waiter.id, waiter.job.model, ending, entries)
+        if outcome is not None:
+            waiter.end(outcome)

@@ -215,6 +215,17 @@ def gateway(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
+@pytest.fixture
+def told(redis: Redis) -> Callable[[str], list[str]]:
+    """A function that returns what a reply list says, each word as `ID status`."""
+
+    def read(name: str) -> list[str]:
+        hints = [jobs.read_hint(hint) for hint in redis.lrange(name, 0, -1)]
+        return [f"{job_id} {(ending[0] or b'').decode()}" for job_id, ending, _ in hints]
+
+    return read
+
+
 @pytest.fixture(scope="session")
 def start_service() -> Callable[..., object]:
     """The context manager behind `service`, for tests that stop or kill parts of it."""

@@ -353,7 +353,7 @@ def test_a_record_without_data_fails(run_all, redis):
 # commit
 
 
-def test_what_came_out_is_committed_and_who_waits_is_told(worker, admit, redis):
+def test_what_came_out_is_committed_and_who_waits_is_told(worker, admit, redis, told, settings):
     job = admit(reply="inpaint:reply:g")
     mine = worker()
     (claim,) = claimed(mine)
@@ -363,7 +363,10 @@ def test_what_came_out_is_committed_and_who_waits_is_told(worker, admit, redis):
     found = fetch(redis, job)
     assert (found.get_status(), found.latest_result().return_value) == ("finished", OUTCOME)
     assert found.ended_at >= found.started_at
-    assert redis.lrange("inpaint:reply:g", 0, -1) == [f"{job} finished".encode()]
+    assert told("inpaint:reply:g") == [f"{job} finished"]
+    job_id, ending, entries = jobs.read_hint(redis.lindex("inpaint:reply:g", 0))
+    heard = jobs.outcome(job_id, "grey", ending, entries)
+    assert heard == jobs.read(redis, job, settings).outcome
     assert 0 < redis.ttl("inpaint:reply:g") <= 60
     assert redis.zcard("rq:wip:v1.interactive.grey") == 0
 
@@ -379,7 +382,7 @@ def test_many_are_committed_at_once(worker, admit, redis):
     assert found == list(range(20))
 
 
-def test_a_bug_fails_its_job_at_once_with_the_traceback(run_all, admit, redis):
+def test_a_bug_fails_its_job_at_once_with_the_traceback(run_all, admit, redis, told):
     def raises(claim):
         raise ValueError("no such colour")
 
@@ -389,7 +392,7 @@ def test_a_bug_fails_its_job_at_once_with_the_traceback(run_all, admit, redis):
     found = fetch(redis, job)
     assert found.get_status() == "failed"
     assert "ValueError: no such colour" in found.latest_result().exc_string
-    assert redis.lrange("inpaint:reply:g", 0, -1) == [f"{job} failed".encode()]
+    assert told("inpaint:reply:g") == [f"{job} failed"]
     assert redis.llen("rq:queue:v1.interactive.grey") == 0  # RQ would try it again
 
 
@@ -483,7 +486,7 @@ def test_jobs_of_a_lost_worker_return_to_the_front_in_their_order(worker, admit,
     assert redis.llen(jobs.BELL) > 0
 
 
-def test_a_job_that_lost_too_many_workers_fails_with_a_result(worker, admit, redis, settings):
+def test_a_job_that_lost_too_many_workers_fails_with_a_result(worker, admit, redis, settings, told):
     job = admit(reply="inpaint:reply:g")
     for _ in range(settings.max_lost + 1):
         (claim,) = claimed(worker())
@@ -498,7 +501,7 @@ def test_a_job_that_lost_too_many_workers_fails_with_a_result(worker, admit, red
     assert found.failed_job_registry.get_job_ids(cleanup=False) == [job]
     for key in (f"rq:job:{job}", f"rq:results:{job}"):
         assert 0 < redis.ttl(key) <= settings.result_ttl_seconds
-    assert redis.lrange("inpaint:reply:g", 0, -1) == [f"{job} failed".encode()]
+    assert told("inpaint:reply:g") == [f"{job} failed"]
 
 
 def test_after_a_gap_a_worker_renews_and_reaps_only_when_a_lease_has_passed(

@@ -244,17 +244,16 @@ def runs(redis, job):
     return [int(pid) for pid in redis.lrange(f"ran:{job}", 0, -1)]
 
 
-def assert_each_finished_once(redis, jobs_, model="grey"):
+def assert_each_finished_once(redis, told, jobs_, model="grey"):
     assert {status(redis, job) for job in jobs_} == {"finished"}
     assert {redis.xlen(f"rq:results:{job}") for job in jobs_} == {1}
-    told = sorted(line.decode() for line in redis.lrange("replies", 0, -1))
-    assert told == sorted(f"{job} finished" for job in jobs_)
+    assert sorted(told("replies")) == sorted(f"{job} finished" for job in jobs_)
     assert redis.hgetall("inpaint:load") == {}
     assert redis.zcard(f"rq:wip:v1.interactive.{model}") == 0
 
 
 def test_workers_killed_at_each_place_of_a_jobs_way_lose_nothing(
-    start, admit, redis, settings, image, mask, eventually
+    start, admit, redis, settings, image, mask, eventually, told
 ):
     blobs = open_blobs(settings)
     jobs_ = [admit(model="telea", image=blobs.put(image), mask=blobs.put(mask)) for _ in range(8)]
@@ -265,7 +264,7 @@ def test_workers_killed_at_each_place_of_a_jobs_way_lose_nothing(
     start(models="telea", max_lost=len(PLACES))
 
     eventually(lambda: ended(redis, jobs_))
-    assert_each_finished_once(redis, jobs_, "telea")
+    assert_each_finished_once(redis, told, jobs_, "telea")
     for job in jobs_:
         outcome = jobs.read(redis, job, settings).outcome
         assert outcome.problem is None
@@ -273,7 +272,7 @@ def test_workers_killed_at_each_place_of_a_jobs_way_lose_nothing(
 
 
 def test_a_worker_stopped_past_its_lease_cannot_commit_when_it_wakes(
-    start, admit, redis, eventually
+    start, admit, redis, eventually, told
 ):
     zombie = start(seconds=1)
     jobs_ = [admit() for _ in range(4)]
@@ -288,7 +287,7 @@ def test_a_worker_stopped_past_its_lease_cannot_commit_when_it_wakes(
     zombie.terminate()
     assert zombie.wait(20) == 0
 
-    assert_each_finished_once(redis, [*jobs_, later])
+    assert_each_finished_once(redis, told, [*jobs_, later])
     for job in jobs_:
         found = Job.fetch(job, connection=redis, serializer=JSONSerializer)
         assert found.latest_result().return_value["digest"] == str(other.pid)
@@ -316,7 +315,7 @@ def test_a_job_that_kills_its_process_fails_alone(supervised, admit, redis, sett
 
 
 def test_a_worker_asked_to_stop_finishes_what_it_took_and_each_job_is_run_once(
-    start, admit, redis, eventually
+    start, admit, redis, eventually, told
 ):
     jobs_ = [admit() for _ in range(40)]
     for _ in range(3):
@@ -330,7 +329,7 @@ def test_a_worker_asked_to_stop_finishes_what_it_took_and_each_job_is_run_once(
     start(seconds=0.05)
     eventually(lambda: ended(redis, jobs_))
     assert {len(runs(redis, job)) for job in jobs_} == {1}
-    assert_each_finished_once(redis, jobs_)
+    assert_each_finished_once(redis, told, jobs_)
 
 
 def test_a_second_signal_ends_a_worker_at_once(start, admit, redis, eventually):
@@ -359,7 +358,7 @@ def test_a_worker_whose_stage_stands_still_ends_and_its_mates_are_run_again(
 
 @pytest.mark.parametrize("way", ["killed", "hung"])
 def test_redis_may_go_away_and_come_back_while_jobs_run(
-    way, own_server, start, admit, redis, eventually
+    way, own_server, start, admit, redis, eventually, told
 ):
     workers = [start(seconds=1), start(seconds=1)]
     jobs_ = [admit() for _ in range(8)]
@@ -376,7 +375,7 @@ def test_redis_may_go_away_and_come_back_while_jobs_run(
 
     eventually(lambda: ended(redis, [*jobs_, *later]))
 
-    assert_each_finished_once(redis, [*jobs_, *later])
+    assert_each_finished_once(redis, told, [*jobs_, *later])
     assert {len(runs(redis, job)) for job in jobs_} == {1}  # all renewed before any was reaped
     for worker in workers:
         worker.terminate()
@@ -385,13 +384,13 @@ def test_redis_may_go_away_and_come_back_while_jobs_run(
 
 @pytest.mark.parametrize("method", ["room", "take", "ended", "stalled"])
 def test_a_worker_whose_own_thread_fails_ends_and_its_jobs_are_run_by_another(
-    method, start, admit, redis, eventually
+    method, start, admit, redis, eventually, told
 ):
     job = admit()
     assert start(dies=method).wait(30) == 70
     start()
     eventually(lambda: ended(redis, [job]))
-    assert_each_finished_once(redis, [job])
+    assert_each_finished_once(redis, told, [job])
 
 
 def test_a_worker_without_redis_stops_when_asked(own_server, start, redis, eventually):
@@ -415,10 +414,10 @@ def test_a_worker_that_starts_before_redis_waits_for_it(
     eventually(lambda: ended(redis, [job]))
 
 
-def test_two_workers_share_the_jobs_and_run_none_twice(start, admit, redis, eventually):
+def test_two_workers_share_the_jobs_and_run_none_twice(start, admit, redis, eventually, told):
     jobs_ = [admit() for _ in range(60)]
     started = {start(seconds=0.1).pid for _ in range(2)}
     eventually(lambda: ended(redis, jobs_))
     assert {len(runs(redis, job)) for job in jobs_} == {1}
     assert {pid for job in jobs_ for pid in runs(redis, job)} == started
-    assert_each_finished_once(redis, jobs_)
+    assert_each_finished_once(redis, told, jobs_)

@@ -285,19 +285,17 @@ class BatchWorker(SimpleWorker):
         }
         if isinstance(ending, Exception):
             log.error("%s failed", claim.id, exc_info=ending)
-            status = JobStatus.FAILED
-            job.set_status(status, pipeline=writes)
+            job.set_status(JobStatus.FAILED, pipeline=writes)
             job._handle_failure("".join(traceback.format_exception(ending)), **facts)
             self.increment_failed_job_count(writes)
         else:
-            status = JobStatus.FINISHED
             job._result = ending
             kept = job.get_result_ttl(self.default_result_ttl)
             self.increment_successful_job_count(writes)
             job._handle_success(kept, **facts)
             job.cleanup(kept, pipeline=writes, remove_from_queue=False)
         self.increment_total_working_time(job.ended_at - job.started_at, writes)
-        words = [job.origin, job.id, token, status, len(writes.command_stack)]
+        words = [job.origin, job.id, token, len(writes.command_stack)]
         for command, _ in writes.command_stack:
             words += [len(command), *command]
         return words

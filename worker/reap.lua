@@ -37,7 +37,7 @@ local function fail(queue, id)
   redis.call('ZADD', 'rq:failed:' .. queue, math.floor(now) + kept, id)
   redis.call('XADD', result, 'MAXLEN', 10, '*', 'type', 2, 'worker_name', '', 'exc_string', why)
   redis.call('EXPIRE', result, kept)
-  settle(id, 'failed')
+  settle(id)
 end
 
 local function reap(queue)
