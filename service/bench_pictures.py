@@ -68,6 +68,11 @@ def png(picture: Image.Image) -> bytes:
     return _file(picture, "PNG", compress_level=1)
 
 
+def tiff(picture: Image.Image) -> bytes:
+    """Return the file, not compressed."""
+    return _file(picture, "TIFF")
+
+
 def compare(sent: bytes, mask: bytes, received: bytes) -> None:
     """Look at an answer's pixels: the size, and what is known.
 
