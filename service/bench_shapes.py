@@ -6,7 +6,7 @@ from statistics import median
 from .bench_client import Answer, ask, post
 from .bench_effort import PATIENT, SHIPPED, Effort, Figures, Say
 from .bench_pictures import SPECK, box, jpeg, photograph, png, specks
-from .bench_rates import bare, weights
+from .bench_rates import bare
 from .temporary import apart
 
 SPECKS = 150
@@ -18,28 +18,20 @@ def many_specks(effort: Effort, say: Say) -> Figures:
     """150 specks on a 12-megapixel picture, against the network alone over the same windows."""
     width, height = _size(effort.scan_megapixels)
     image, mask = jpeg(photograph(width, height)), png(specks(width, height, SPECKS))
-    figures: Figures = {}
-    for model, suffix in {effort.large: "", SHIPPED: "_compact"}.items():
-        served, alone = [], []
-        with (
-            weights(model) as variables,
-            apart(model, variables=variables) as parts,
-            bare(parts, image, mask) as loop,
-        ):
-            request = post("/inpaint", {"image": image, "mask": mask})
-            ask(parts.url, request)  # warm
-            for _ in range(effort.rounds):
-                served.append(_seconds(parts.url, request)[0])
-                facts = loop.run(effort.seconds)
-                alone.append(1 / facts["images_per_second"])
-        ratios = [one / other for one, other in zip(served, alone, strict=True)]
-        figures[f"specks_ratio{suffix}"] = median(ratios)
-        figures[f"specks_s{suffix}"] = median(served)
-        say(
-            f"{model}: {SPECKS} specks in {median(served):.2f} s,"
-            f" {facts['windows']} windows alone in {median(alone):.2f} s"
-        )
-    return figures
+    served, alone = [], []
+    with apart(SHIPPED, variables=PATIENT) as parts, bare(parts, image, mask) as loop:
+        request = post("/inpaint", {"image": image, "mask": mask})
+        ask(parts.url, request)  # warm
+        for _ in range(effort.rounds):
+            served.append(_seconds(parts.url, request)[0])
+            facts = loop.run(effort.seconds)
+            alone.append(1 / facts["images_per_second"])
+    say(
+        f"{SPECKS} specks in {median(served):.2f} s,"
+        f" {facts['windows']} windows alone in {median(alone):.2f} s"
+    )
+    ratios = [one / other for one, other in zip(served, alone, strict=True)]
+    return {"specks_ratio": median(ratios), "specks_s": median(served)}
 
 
 def curves(effort: Effort, say: Say) -> Figures:
