@@ -19,7 +19,7 @@ FIGURES = {
     "peer": ["ratio_to_litserve_32", "ratio_to_litserve_1", "p95_ms", "litserve_p95_ms"],
     "peer-cpu": ["ratio_to_litserve_32_cpu", "ratio_to_litserve_1_cpu"],
     "noop": ["noop_p50_ms", "noop_requests_per_s"],
-    "specks": ["specks_ratio_compact"],
+    "specks": ["specks_ratio"],
     "curves": ["curve_hole_area", "curve_photo_area"],
     "album": ["interactive_p95_ms_alone", "interactive_p95_ms_beside_album"],
     "memory": ["worker_rss_growth"],
