@@ -21,6 +21,7 @@ from .errors import (
     ImageTooSmall,
     ImageUnreadable,
     InpaintError,
+    InvalidField,
     TooManyPixels,
     UnsupportedImage,
 )
@@ -70,6 +71,25 @@ class Header:
     def alpha(self) -> bool:
         """Whether there is transparency (which may yet be opaque everywhere)."""
         return self.mode.endswith("+alpha")
+
+
+def check_quality(header: Header, output_format: str, quality: int | None) -> None:
+    """Refuse a quality for a format that has none.
+
+    Args:
+        header: of the picture, for the output format "same".
+        output_format: as in `inpaint.jobs.InpaintJob`.
+        quality: 1 to 100; None: not asked for.
+
+    Raises:
+        InvalidField: naming the format.
+    """
+    written = header.format if output_format == "same" else output_format
+    if quality is not None and written not in ("jpeg", "webp"):
+        raise InvalidField(
+            f"The field output_quality has no meaning for {written}; it is for jpeg and webp.",
+            field="output_quality",
+        )
 
 
 def probe(data: bytes, limits: Limits | None = None, *, field: str = "image") -> Header:

@@ -48,9 +48,9 @@ class Settings(BaseSettings):
     job_timeout_seconds: int = Field(default=120, ge=1)
     result_ttl_seconds: int = Field(default=86_400, ge=1)  # how long jobs and their files are kept
 
-    lease_seconds: float = Field(default=5, ge=0.5)  # a worker that is silent for longer is lost
+    lease_seconds: float = Field(default=5, ge=0.5, le=3600)  # of silence: then a worker is lost
     max_lost: int = Field(default=3, ge=0)  # a job fails once it has lost more workers than this
-    stall_seconds: float = Field(default=120, gt=0)  # a stage that takes longer ends its worker
+    stall_seconds: float = Field(default=120, gt=0, le=3600)  # of one stage: then its worker ends
 
     # the worker
     model: str = "aotgan-compact-256"  # used when a request names none
@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     engine: Literal["auto", "openvino", "torch"] = "auto"
-    batch_seconds: float = Field(default=0.05, gt=0)  # of a batch while interactive jobs come in
+    batch_seconds: float = Field(default=0.05, gt=0, le=3600)  # of batches beside new requests
 
     @field_validator("models", mode="before")
     @classmethod
@@ -80,6 +80,8 @@ class Settings(BaseSettings):
     def _agree(self) -> Self:
         if self.wait_seconds > self.max_wait_seconds:
             raise ValueError("wait_seconds is more than max_wait_seconds")
+        if self.queue_bytes < 2 * self.max_file_bytes:
+            raise ValueError("queue_bytes is less than two files of max_file_bytes: none would fit")
         if self.min_side > self.max_side:
             raise ValueError("min_side is more than max_side")
         return self

@@ -22,7 +22,7 @@ from inpaint.errors import (
     MaskUnreadable,
     UnsupportedImage,
 )
-from inpaint.header import Header, Limits, probe
+from inpaint.header import Header, Limits, check_quality, probe
 from inpaint.jobs import OutputFormat, Problem
 from inpaint.mask import check_size
 from inpaint.settings import Settings
@@ -213,12 +213,7 @@ def check(upload: Upload, output_format: OutputFormat, settings: Settings) -> No
     """
     limits = settings.limits
     header = probe(upload.image, limits)
-    written = header.format if output_format == "same" else output_format
-    if upload.form.output_quality is not None and written not in ("jpeg", "webp"):
-        raise InvalidField(
-            f"The field output_quality has no meaning for {written}; it is for jpeg and webp.",
-            field="output_quality",
-        )
+    check_quality(header, output_format, upload.form.output_quality)
     if upload.mask is not None:
         mask = _probe_mask(upload.mask, limits)
         if upload.form.mask_fit == "exact":

@@ -639,3 +639,19 @@ def test_two_models_share_the_worker_and_no_batch(start):
     for task in tasks:
         assert task.wait().endings == [None]
     assert set(seen) == {("first", 1), ("second", 2)}
+
+
+def test_a_small_picture_passes_large_ones_that_are_opened_or_wait_to_be(start):
+    gate = threading.Event()
+    batching = start(grey=Grey(), most_pixels=9_000_000, threads=2)
+    large = [Task(*specks(seed, 1, height=2048, width=2048)) for seed in range(4)]
+    small = Task(*specks(9, 1))
+    for task in large:
+        task.before_open = lambda: gate.wait(SECONDS)
+        batching.put(task)
+    batching.put(small)
+
+    assert small.wait().endings == [None]
+    assert not any(task.ended.is_set() for task in large)
+    gate.set()
+    assert [task.wait().endings for task in large] == [[None]] * 4

@@ -1,6 +1,7 @@
 """`inpaint run`: real files through real stages, with a model that needs no checkpoint."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -260,3 +261,15 @@ def test_a_picture_of_24_megapixels_needs_memory_for_itself_and_little_more(here
     # bytes a pixel: 3 here, once; 4 in Pillow; 1 of the hole; the rest is room to spare
     assert int(done.stdout.split()[-1]) < 12 * height * width
     assert (samples(here / "out" / "large.tif")[100::200] == tile[100::200]).all()
+
+
+def test_what_is_no_regular_file_is_refused_unread(here, capsys):
+    assert run("/dev/zero", "--mask", "mask.png", "-o", "out", "--format", "png") in (1, 2)
+    os.mkfifo(here / "pipe.png")
+    assert run("pipe.png", "--mask", "mask.png", "-o", "out") == 1
+    assert "pipe.png cannot be read: it is no regular file." in capsys.readouterr().err
+
+
+def test_a_quality_for_a_format_that_has_none_is_refused_as_over_http(here, capsys):
+    assert run("one.png", "--mask", "mask.png", "-o", "out", "--quality", "50") == 1
+    assert "output_quality has no meaning for png" in capsys.readouterr().err

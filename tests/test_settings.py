@@ -45,6 +45,8 @@ def test_models_are_names_divided_by_commas(monkeypatch, text, names):
         ("INPAINT_DEVICE", "tpu", "INPAINT_DEVICE: Input should be 'auto', 'cpu' or 'cuda'"),
         ("REDIS_URL", "localhost:6379", "REDIS_URL: Value error, it must begin with redis://"),
         ("INPAINT_WAIT_SECONDS", "90", "wait_seconds is more than max_wait_seconds"),
+        ("INPAINT_LEASE_SECONDS", "inf", "INPAINT_LEASE_SECONDS: Input should be less than"),
+        ("INPAINT_QUEUE_BYTES", "10", "queue_bytes is less than two files of max_file_bytes"),
         ("INPAINT_MIN_SIDE", "20000", "min_side is more than max_side"),
     ],
 )

@@ -29,6 +29,7 @@ import numpy as np
 from inpaint.highres import Pixels
 from inpaint.restore import Finish
 
+from .calls import LARGE, Calls
 from .filling import Filling
 from .forming import NEWEST, Batch, Filler, Former, Task, Work
 
@@ -83,11 +84,12 @@ class Batching:
         self._load_seconds = 0.0  # the most of late
         self._closed = self._broken = False
         self._since: dict[int, float] = {}  # by thread: when its stage call began
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # of codec threads
+        self._calls = Calls()  # of codec threads
         self._batches: SimpleQueue[Filling | None] = SimpleQueue()
         self._codecs = threads or max(2, os.cpu_count() or 1)
         loops = [("collate", self._collate), ("model", self._compute)]
-        loops += [(f"codec-{number}", self._code) for number in range(self._codecs)]
+        codecs = range(self._codecs)
+        loops += [(f"codec-{number}", partial(self._code, number > 0)) for number in codecs]
         self._threads = [
             threading.Thread(target=self._watched, args=(loop,), name=name, daemon=True)
             for name, loop in loops
@@ -128,15 +130,14 @@ class Batching:
             self._closed = True
             self._ready.notify_all()
         self._batches.put(None)
-        for _ in range(self._codecs):
-            self._calls.put(None)
+        self._calls.close()
         for thread in self._threads:
             thread.join()
 
     # --- codec threads --------------------------------------------------------------------------
 
-    def _code(self) -> None:
-        while (call := self._calls.get()) is not None:
+    def _code(self, large: bool) -> None:
+        while (call := self._calls.get(large=large)) is not None:
             self._since[threading.get_ident()] = time.monotonic()
             call()
             del self._since[threading.get_ident()], call  # frees the picture now
@@ -292,7 +293,7 @@ class Batching:
                 self._unlaid += _pixels([fill])
                 if not work.laying:
                     work.laying = True
-                    self._calls.put(partial(self._lay, work))
+                    self._calls.put(partial(self._lay, work), pixels=work.pixels)
 
     # --- the books; with the lock held, but for `_end` -------------------------------------------
 
@@ -318,14 +319,20 @@ class Batching:
             self._calls.put(partial(self._fetch, self._arrived.popleft()))
 
     def _unpark(self) -> None:
-        """Open what may be decoded: interactive tasks first, those of a lane in their order."""
+        """Open what may be decoded: interactive tasks first, those of a lane in their order.
+
+        Where one is too large for the moment, small ones pass it.
+        """
         for urgent, share in ((True, 1.0), (False, ALBUMS_SHARE)):
+            waits = False
             for work in [work for work in self._parked if work.task.urgent == urgent]:
-                if self._decoded and self._decoded + work.pixels > share * self._most_pixels:
-                    break
+                full = self._decoded + work.pixels > share * self._most_pixels and self._decoded
+                if full or (waits and work.pixels >= LARGE):
+                    waits = True
+                    continue
                 self._parked.remove(work)
                 self._decoded += work.pixels
-                self._calls.put(partial(self._open, work))
+                self._calls.put(partial(self._open, work), pixels=work.pixels)
 
     def _are_laid(self, fills: list[Pixels]) -> None:
         """Count fills as no longer waiting."""

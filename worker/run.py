@@ -5,10 +5,12 @@ picture's own transparency. Out: the pictures restored, and a report if one is a
 through the worker's stages, so the next one is decoded while one is filled.
 """
 
+import errno
 import json
 import logging
 import math
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +33,7 @@ from inpaint.errors import (
     OutOfMemory,
     StorageUnavailable,
 )
-from inpaint.header import Limits, probe
+from inpaint.header import Limits, check_quality, probe
 from inpaint.highres import Pixels
 from inpaint.picture import OutputFormat
 from inpaint.restore import Plan
@@ -109,6 +111,7 @@ class FileTask:
         image = _read(pair.image, limits, "image")
         self._files = image, _read(pair.mask, limits, "mask") if pair.mask else None
         header = probe(image, limits)
+        check_quality(header, self._work.options.output_format, self._work.options.output_quality)
         return header.width * header.height
 
     def open(self) -> Plan:
@@ -278,7 +281,10 @@ def _summary(items: Sequence[Item], zoo: Zoo, seconds: float) -> dict[str, Any]:
 def _read(path: Path, limits: Limits, field: Literal["image", "mask"]) -> bytes:
     """Read a file, unless its size alone says that it is not accepted."""
     try:
-        size = path.stat().st_size
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # a device would never end
+            raise OSError(errno.EINVAL, "it is no regular file")
+        size = facts.st_size
         if size > limits.max_bytes:
             raise FileTooLarge(
                 f"{path} has {size} bytes; at most {limits.max_bytes} are accepted "
