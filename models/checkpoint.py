@@ -1,18 +1,19 @@
 """A model's file: safetensors with a typed header, and no pickle anywhere.
 
 The header lies in the file's `__metadata__`, whose values are strings: structured fields are JSON.
-It says what is needed to build the generator again and to know where its weights come from.
+It says what is needed to build the network again and to know where its weights come from.
 """
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -21,13 +22,39 @@ from torch.overrides import TorchFunctionMode
 from inpaint.errors import BadCheckpoint
 from inpaint.highres import SizeRule
 
+from .detector import DamageUNet
 from .generator import Generator
-from .registry import architecture_of, create
+from .registry import Network, architecture_of, create, create_network
 
 FORMAT: Final = "inpaint-checkpoint/1"
 SUFFIX = ".safetensors"
-STRUCTURED = ("config", "rule", "training", "scores")  # JSON in the file, objects in the header
+STRUCTURED = (
+    "config",
+    "rule",
+    "training",
+    "scores",
+    "detection",
+)  # JSON in the file, objects in the header
 LISTED = 5  # names of tensors in a message, at most
+
+
+Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Detection(BaseModel):
+    """What makes probabilities of a detector's logits, and a hole of these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    temperature: float = Field(default=1.0, gt=0)  # logits are divided by it
+    # the least probability that counts as damage at the sensitivities 0, 0.5 and 1
+    thresholds: tuple[Probability, Probability, Probability] = (0.8, 0.5, 0.2)
+
+    @model_validator(mode="after")
+    def _more_finds_more(self) -> Self:
+        if list(self.thresholds) != sorted(self.thresholds, reverse=True):
+            raise ValueError(f"thresholds {self.thresholds} rise with the sensitivity")
+        return self
 
 
 class Header(BaseModel):
@@ -42,6 +69,7 @@ class Header(BaseModel):
     rule: SizeRule  # may narrow that of the class
     training: dict[str, Any] = {}  # facts: recipe, data, images, steps, seed, hours, device; JSON
     scores: dict[str, Any] = {}  # written by the evaluation; JSON
+    detection: Detection | None = None  # of detectors alone
     license: str = Field(min_length=1)  # SPDX identifier, of the weights
     license_note: str = ""  # what the terms of the data imply
     source: str = ""  # paper, with its arXiv number or DOI
@@ -49,48 +77,50 @@ class Header(BaseModel):
     @classmethod
     def of(
         cls,
-        generator: Generator,
+        network: Network,
         *,
         name: str,
         license: str,
         license_note: str = "",
         training: Mapping[str, object] | None = None,
         scores: Mapping[str, object] | None = None,
+        detection: Detection | None = None,
     ) -> "Header":
-        """Return the header of a generator; what the generator knows is taken from it."""
+        """Return the header of a network; what the network knows is taken from it."""
         return cls(
             name=name,
-            architecture=architecture_of(generator),
-            config=_config(generator),
-            rule=generator.rule,
+            architecture=architecture_of(network),
+            config=_config(network),
+            rule=network.rule,
             training=dict(training or {}),
             scores=dict(scores or {}),
+            detection=detection,
             license=license,
             license_note=license_note,
-            source=generator.source,
+            source=network.source,
         )
 
 
 def save(
-    path: Path, generator: Generator, header: Header, *, dtype: torch.dtype = torch.float32
+    path: Path, network: Network, header: Header, *, dtype: torch.dtype = torch.float32
 ) -> None:
     """Write a checkpoint; whoever reads `path` meanwhile sees the old file or the new one, whole.
 
     Args:
         path: `header.name` with the suffix `.safetensors`.
-        generator: its weights are written as `dtype`; other tensors (counters) as they are.
-        header: must describe the generator; see `Header.of`.
+        network: its weights are written as `dtype`; other tensors (counters) as they are.
+        header: must describe the network; see `Header.of`.
         dtype: float16 halves the file.
 
     Raises:
-        ValueError: if path, header and generator disagree, or a weight is not finite as `dtype`.
+        ValueError: if path, header and network disagree, or a weight is not finite as `dtype`.
     """
     if path.name != header.name + SUFFIX:
         raise ValueError(f"{path.name} is not the file name of {header.name!r}")
-    if (header.architecture, header.config) != (architecture_of(generator), _config(generator)):
-        raise ValueError(f"the header of {header.name} describes another generator")
+    if (header.architecture, header.config) != (architecture_of(network), _config(network)):
+        raise ValueError(f"the header of {header.name} describes another network")
     tensors = {}
-    for name, tensor in generator.state_dict().items():
+    for name, tensor in network.state_dict().items():
         value = tensor.detach().cpu()
         tensors[name] = (value.to(dtype) if value.is_floating_point() else value).contiguous()
     if strange := _not_finite(tensors):
@@ -112,12 +142,32 @@ def load(path: Path) -> tuple[Generator, Header]:
     Raises:
         BadCheckpoint: naming the file and the reason.
     """
+    network, header = _load(path)
+    if not isinstance(network, Generator):
+        raise BadCheckpoint(f"{path.name} fills nothing: {header.architecture} finds damage")
+    return network, header
+
+
+def load_detector(path: Path) -> tuple[DamageUNet, Header]:
+    """Return the detector, as `load` does generators.
+
+    Raises:
+        BadCheckpoint: naming the file and the reason.
+    """
+    network, header = _load(path)
+    if not isinstance(network, DamageUNet) or header.detection is None:
+        raise BadCheckpoint(f"{path.name} is no detector of damage, but {header.architecture}")
+    return network, header
+
+
+def _load(path: Path) -> tuple[Network, Header]:
     header = read_header(path)
     try:
-        generator = blank(header.architecture, header.config)
+        with _without_memory():
+            network = create_network(header.architecture, header.config)
     except (ValueError, RuntimeError, ArithmeticError) as error:
         raise BadCheckpoint(f"{path.name}: {error}") from error
-    own = generator.rule
+    own = network.rule
     if (
         header.rule.multiple % own.multiple
         or header.rule.minimum < own.minimum
@@ -125,12 +175,12 @@ def load(path: Path) -> tuple[Generator, Header]:
         or own.fixed not in (None, header.rule.fixed)
     ):
         raise BadCheckpoint(f"{path.name}: {header.rule} is wider than the network's {own}")
-    generator.rule = header.rule
+    network.rule = header.rule
     tensors = _read_tensors(path)
-    _compare(path, generator.state_dict(), tensors)
-    generator.load_state_dict(tensors, assign=True)
+    _compare(path, network.state_dict(), tensors)
+    network.load_state_dict(tensors, assign=True)
     # complete, also where the file is older than a key of the configuration
-    return generator.eval(), header.model_copy(update={"config": _config(generator)})
+    return network.eval(), header.model_copy(update={"config": _config(network)})
 
 
 def blank(architecture: str, config: Mapping[str, object]) -> Generator:
@@ -139,8 +189,14 @@ def blank(architecture: str, config: Mapping[str, object]) -> Generator:
     Raises:
         ValueError: as `create`.
     """
-    with torch.device("meta"), _Undrawn():
+    with _without_memory():
         return create(architecture, config)
+
+
+@contextmanager
+def _without_memory() -> Iterator[None]:
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 class _Undrawn(TorchFunctionMode):
@@ -230,9 +286,9 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-def _config(generator: Generator) -> dict[str, Any]:
-    """Return the generator's configuration as JSON has it: tuples are lists."""
-    config: dict[str, Any] = json.loads(_json(asdict(generator.config)))
+def _config(network: Network) -> dict[str, Any]:
+    """Return the network's configuration as JSON has it: tuples are lists."""
+    config: dict[str, Any] = json.loads(_json(asdict(network.config)))
     return config
 
 
@@ -241,5 +297,6 @@ def _json(value: object) -> str:
 
 
 def _to_strings(header: Header) -> dict[str, str]:
-    values = header.model_dump(mode="json")
+    unset = {"detection"} if header.detection is None else set()
+    values = header.model_dump(mode="json", exclude=unset)
     return {key: _json(value) if key in STRUCTURED else value for key, value in values.items()}

@@ -1,7 +1,7 @@
-"""Every generator by the name of its architecture."""
+"""Every generator and every detector by the name of its architecture."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,6 +11,7 @@ from .aotgan_compact import CompactAOTGAN
 from .ccgan import CCGAN
 from .classical import NavierStokes, Telea
 from .context_encoder import CentreContextEncoder, ContextEncoder
+from .detector import DamageUNet
 from .generator import Generator
 
 GENERATORS: dict[str, type[Generator]] = {
@@ -22,6 +23,9 @@ GENERATORS: dict[str, type[Generator]] = {
     "navier-stokes": NavierStokes,
     "telea": Telea,
 }
+DETECTORS: dict[str, type[DamageUNet]] = {"damage-unet": DamageUNet}
+
+Network = Generator | DamageUNet
 
 
 def create(architecture: str, config: Mapping[str, object]) -> Generator:
@@ -36,31 +40,41 @@ def create(architecture: str, config: Mapping[str, object]) -> Generator:
     Raises:
         ValueError: for an unknown architecture or key, or a value of a wrong type or size.
     """
-    if architecture not in GENERATORS:
-        raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(GENERATORS)}")
-    generator = GENERATORS[architecture]
-    known = [field.name for field in fields(generator.Config)]
-    if unknown := sorted(set(config) - set(known)):
+    network = create_network(architecture, config)
+    if not isinstance(network, Generator):
+        raise ValueError(f"{architecture} fills nothing: it finds damage")
+    return network
+
+
+def create_network(architecture: str, config: Mapping[str, object]) -> Network:
+    """Return a fresh generator or detector; as `create`."""
+    known: dict[str, type[Network]] = {**GENERATORS, **DETECTORS}
+    if architecture not in known:
+        raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(known)}")
+    network = known[architecture]
+    keys = [field.name for field in fields(network.Config)]
+    if unknown := sorted(set(config) - set(keys)):
         raise ValueError(
-            f"{architecture} knows no {', '.join(unknown)}; its keys are: {', '.join(known)}"
+            f"{architecture} knows no {', '.join(unknown)}; its keys are: {', '.join(keys)}"
         )
     try:
-        adapter: TypeAdapter[object] = TypeAdapter(generator.Config)
+        adapter: TypeAdapter[object] = TypeAdapter(network.Config)
         values = adapter.validate_json(json.dumps(dict(config)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{architecture}: {key} = {first['input']!r}: {first['msg']}") from error
-    return generator(values)
+    build: Callable[[object], Network] = network
+    return build(values)
 
 
-def architecture_of(generator: Generator) -> str:
-    """Return the name under which the generator's class is registered.
+def architecture_of(network: Network) -> str:
+    """Return the name under which the network's class is registered.
 
     Raises:
         ValueError: if the class is not registered.
     """
-    for name, known in GENERATORS.items():
-        if type(generator) is known:
+    for name, known in {**GENERATORS, **DETECTORS}.items():
+        if type(network) is known:
             return name
-    raise ValueError(f"{type(generator).__name__} is not in the registry")
+    raise ValueError(f"{type(network).__name__} is not in the registry")

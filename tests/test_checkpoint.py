@@ -143,7 +143,7 @@ def test_a_path_of_another_name_is_refused_at_saving(tmp_path, generator):
 def test_a_header_of_another_generator_is_refused_at_saving(tmp_path, generator):
     other = create("aotgan", TINY | {"blocks": 2})
 
-    with pytest.raises(ValueError, match="another generator"):
+    with pytest.raises(ValueError, match="another network"):
         save(
             tmp_path / "tiny.safetensors",
             other,
