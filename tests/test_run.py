@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +48,11 @@ def run(*arguments):
     return ended.value.code
 
 
+def written(folder="out"):
+    """The results' names, without the journal's."""
+    return sorted(path.name for path in Path(folder).iterdir() if not path.name.startswith("."))
+
+
 def samples(path):
     return decode(path.read_bytes()).samples
 
@@ -63,7 +69,7 @@ def test_one_mask_is_meant_for_all_pictures(here, hole, capsys):
         assert not np.array_equal(result[hole], drawn(number)[hole])
         assert format_of(here / "out" / name) == format_of(here / name)
     assert "2 of 2 pictures restored" in capsys.readouterr().out
-    assert sorted(path.name for path in (here / "out").iterdir()) == ["one.png", "two.tif"]
+    assert written() == ["one.png", "two.tif"]
 
 
 def test_masks_in_a_folder_are_found_by_their_names(here, hole):
@@ -98,7 +104,7 @@ def test_the_result_of_one_picture_may_be_a_file_whose_suffix_names_the_format(h
 
 def test_another_format_gives_another_suffix(here):
     assert run("one.png", "two.tif", "--mask", "mask.png", "-o", "out", "--format", "webp") == 0
-    assert sorted(path.name for path in (here / "out").iterdir()) == ["one.webp", "two.webp"]
+    assert written() == ["one.webp", "two.webp"]
 
 
 def test_it_stops_at_the_first_that_fails_and_says_so(here, capsys):
@@ -112,28 +118,26 @@ def test_it_stops_at_the_first_that_fails_and_says_so(here, capsys):
     report = json.loads((here / "report.json").read_text())
     assert report["failed"] == 1
     assert report["not_run"] > 0
-    written = {path.name for path in (here / "out").iterdir()}
     done = {each["image"] for each in report["images"] if each["status"] == "succeeded"}
-    assert written == done
+    assert set(written()) == done
 
 
 def test_it_goes_on_past_files_that_fail_when_told_to(here, capsys):
     (here / "bad.png").write_bytes(b"no picture")
     (here / "cut.png").write_bytes((here / "one.png").read_bytes()[:-900])
-    images = ["bad.png", "absent.png", "one.png", "cut.png", "two.tif"]
+    images = ["bad.png", "one.png", "cut.png", "two.tif"]
     code = run(*images, "--mask", "mask.png", "-o", "out", "--keep-going", "--report", "r.json")
     assert code == 3
     report = json.loads((here / "r.json").read_text())
     assert [each["image"] for each in report["images"]] == images
     assert [each.get("problem", {}).get("code") for each in report["images"]] == [
         "unsupported-image-type",
-        "image-unreadable",
         None,
         "image-unreadable",
         None,
     ]
-    assert "2 of 5 pictures restored" in capsys.readouterr().out
-    assert sorted(path.name for path in (here / "out").iterdir()) == ["one.png", "two.tif"]
+    assert "2 of 4 pictures restored" in capsys.readouterr().out
+    assert written() == ["one.png", "two.tif"]
 
 
 def test_the_report_says_what_was_done(here, hole):
@@ -152,7 +156,7 @@ def test_a_picture_without_a_mask_of_its_name_fails_alone(here, hole, capsys):
     Image.fromarray(hole).save(here / "masks" / "two.png")
     assert run("one.png", "two.tif", "--mask", "masks", "-o", "out", "--keep-going") == 3
     assert "mask-missing" in capsys.readouterr().err
-    assert [path.name for path in (here / "out").iterdir()] == ["two.tif"]
+    assert written() == ["two.tif"]
 
 
 def test_two_masks_of_one_name_are_not_chosen_from(here, hole, capsys):
@@ -202,13 +206,19 @@ def test_an_input_is_never_written_over(here, arguments, capsys):
         ("one.png", "-o", "out", "--mask", "auto"),
         ("one.png", "-o", "out", "--mask-grow", "-1"),
         ("one.png", "-o", "out", "--quality", "0"),
-        ("one.png", "-o", "out", "--resume"),
+        ("one.png", "-o", "out.png", "--resume"),
+        ("one.png", "-o", "out.gif"),
+        ("absent.png", "-o", "out"),
+        ("one.png", "absent", "-o", "out", "--keep-going"),
+        (".", "-o", "out.png"),
+        ("empty", "-o", "out"),
         ("one.png",),
         ("-o", "out"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_writes_nothing(here, arguments):
     (here / "notes").write_text("no folder")
+    (here / "empty").mkdir()
     before = sorted(here.iterdir())
     assert run(*arguments) == 2
     assert sorted(here.iterdir()) == before
@@ -231,7 +241,7 @@ def test_a_result_that_cannot_be_written_is_a_refusal(here, capsys):
     (here / "out" / "one.png").mkdir(parents=True)
     assert run("one.png", "--mask", "mask.png", "-o", "out", "--overwrite") == 1
     assert "storage-unavailable" in capsys.readouterr().err
-    assert [path.name for path in (here / "out").iterdir()] == ["one.png"]
+    assert written() == ["one.png"]
 
 
 @pytest.mark.slow

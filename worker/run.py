@@ -1,147 +1,40 @@
 """`inpaint run`: fill the holes of pictures on this machine, without a server.
 
-In: picture files, and a mask for all, a folder of masks that have their names, or none: then each
-picture's own transparency. Out: the pictures restored, and a report if one is asked for. They go
-through the worker's stages, so the next one is decoded while one is filled.
+In: picture files and folders of them, and a mask for all, a folder of masks that have their names,
+or none: then each picture's own transparency. Out: the pictures restored, in the same folders, and
+a report if one is asked for. They go through the worker's stages, so the next one is decoded while
+one is filled. A run that was interrupted or killed is gone on with by `--resume`.
 """
 
-import errno
 import json
-import logging
-import math
-import os
-import stat
-import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from inpaint.errors import (
-    FileTooLarge,
-    ImageUnreadable,
-    InpaintError,
-    Internal,
-    MaskUnreadable,
-    OutOfMemory,
-    StorageUnavailable,
-)
-from inpaint.header import Limits, check_quality, probe
-from inpaint.highres import Pixels
+from inpaint import journal
+from inpaint.journal import Journal
+from inpaint.pairs import IMAGES, Pairs, check, pair
 from inpaint.picture import OutputFormat
-from inpaint.restore import Plan
 from inpaint.settings import Settings, load
-from models.filler import out_of_memory
 
-from .batching import Batching
-from .pairs import Pair, check, pair
-from .pipeline import Opened, Options, close_picture, open_picture
+from .files import Item, Work, work_through
+from .pipeline import Options
 from .zoo import Zoo
 
 MOST_GROWN = 128  # pixels, as through HTTP
-SOME_FAILED = 3  # exit code
-
-log = logging.getLogger("inpaint.worker")
-
-
-class Stopped(Exception):
-    """Another picture has failed, and none is to be worked on any more."""
-
-
-@dataclass(eq=False)
-class Item:
-    """A picture of this run and how it has ended: done, refused, or not begun."""
-
-    pair: Pair
-    done: dict[str, Any] = field(default_factory=dict)  # facts, in the words of the report
-    refusal: InpaintError | None = None
-
-    def report(self) -> dict[str, Any]:
-        """What is said of it in the report."""
-        status = "failed" if self.refusal else "succeeded" if self.done else "not-run"
-        found: dict[str, Any] = {"image": str(self.pair.image), "status": status}
-        if isinstance(self.pair.mask, Path):
-            found["mask"] = str(self.pair.mask)
-        if self.refusal:
-            found["problem"] = {"code": self.refusal.code, "detail": self.refusal.detail}
-        return found | self.done
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the pictures of one run share."""
-
-    zoo: Zoo
-    model: str
-    options: Options
-    limits: Limits
-    ended: SimpleQueue[Item] = field(default_factory=SimpleQueue)
-    stopped: threading.Event = field(default_factory=threading.Event)
-
-
-class FileTask:
-    """A picture of this run as the stages see it."""
-
-    urgent = False
-    alone = False
-
-    def __init__(self, item: Item, work: Work) -> None:
-        self.model = work.model
-        self._item, self._work = item, work
-        self._files: tuple[bytes, bytes | None] = b"", None
-        self._opened: Opened | None = None
-
-    def check(self) -> None:
-        """Raise Stopped."""
-        if self._work.stopped.is_set():
-            raise Stopped
-
-    def fetch(self) -> int:
-        """Read the files; return the pixels of the picture."""
-        pair, limits = self._item.pair, self._work.limits
-        if isinstance(pair.mask, InpaintError):
-            raise pair.mask
-        image = _read(pair.image, limits, "image")
-        self._files = image, _read(pair.mask, limits, "mask") if pair.mask else None
-        header = probe(image, limits)
-        check_quality(header, self._work.options.output_format, self._work.options.output_quality)
-        return header.width * header.height
-
-    def open(self) -> Plan:
-        """Decode and plan."""
-        image, mask = self._files
-        self._files = b"", None
-        work, rule = self._work, self._work.zoo.filler(self.model).rule
-        self._opened = open_picture(image, mask, work.options, rule, work.limits)
-        return self._opened.plan
-
-    def close(self, pixels: Pixels, *, infer: float, lay: float) -> None:
-        """Encode and write the result."""
-        opened, self._opened = self._opened, None
-        assert opened is not None
-        done = close_picture(opened, pixels, self._work.options, infer=infer, lay=lay)
-        del opened, pixels
-        _write(self._item.pair.output, done.data)
-        facts = {name: value for name, value in vars(done).items() if name != "data"}
-        self._item.done = {"output": str(self._item.pair.output), **facts}
-
-    def end(self, error: Exception | None) -> None:
-        """Hand on how it has ended."""
-        self._opened = None
-        if error is not None and not isinstance(error, Stopped):
-            self._item.refusal = _refusal(error)
-        self._work.ended.put(self._item)
+FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130  # exit codes
 
 
 def run(
-    images: Annotated[list[Path], typer.Argument(help="Pictures.", metavar="IMAGE...")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Pictures, and folders of them.", metavar=IMAGES)
+    ],
     *,
     output: Annotated[
         Path,
@@ -150,8 +43,8 @@ def run(
     mask: Annotated[
         Path | None,
         typer.Option(
-            help="A mask for all pictures, white = hole, or a folder of masks with their names. "
-            "By default each picture's own transparency.",
+            help="A mask for all pictures, white = hole, or a folder of masks with their names, in "
+            "the same folders. By default each picture's own transparency.",
             metavar="FILE|FOLDER",
         ),
     ] = None,
@@ -172,6 +65,9 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that are there.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out what an earlier run has done.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Write what was done here, as JSON.", dir_okay=False)
     ] = None,
@@ -181,82 +77,102 @@ def run(
 ) -> None:
     """Fill the holes of pictures, without a server.
 
-    Ends with status 3 if some failed, with 1 if it stopped at the first that did.
+    Ends with status 3 if some failed, with 1 if it stopped at the first that did, with 130 at
+    Ctrl-C; the report is written in any case.
     """
-    pairs, format = pair(images, mask, output, format)
+    pairs = pair(images, mask, output, format)
     given = {"model": model, "device": device}
     settings = load({name: value for name, value in given.items() if value is not None})
-    settings = settings.model_copy(update={"models": (settings.model,)})
-    check(pairs, report, overwrite=overwrite)
     options = Options(
         mask_mode="auto",
         mask_fit="exact",
         mask_grow=mask_grow,
         mask_feather=mask_feather,
-        output_format=format,
+        output_format=pairs.format,
         output_quality=quality,
     )
-    began = time.monotonic()
-    work = Work(Zoo.load(settings), settings.model, options, settings.limits)
-    items = [Item(each) for each in pairs]
-    _restore(items, work, settings, keep_going=keep_going)
-    failed = sum(item.refusal is not None for item in items)
-    summary = _summary(items, work.zoo, time.monotonic() - began)
+    restore(
+        pairs,
+        options,
+        settings,
+        report=report,
+        keep_going=keep_going,
+        overwrite=overwrite,
+        resume=resume,
+    )
+
+
+def restore(
+    pairs: Pairs,
+    options: Options,
+    settings: Settings,
+    *,
+    report: Path | None,
+    keep_going: bool,
+    overwrite: bool,
+    resume: bool,
+) -> None:
+    """Work through the pairs, write the report, and end with the status that says how it went."""
+    book = _book(pairs, report, overwrite=overwrite, resume=resume)
+    settings = settings.model_copy(update={"models": (settings.model,)})
+    with closing(book) if book else nullcontext():
+        began = time.monotonic()
+        zoo = Zoo.load(settings)
+        digests = {name: card.digest for name, card in zoo.cards.items()}
+        digest = journal.digest({"models": digests, **asdict(options)})
+        work = Work(zoo, settings.model, options, digest, settings.limits, book)
+        items = [Item(each) for each in pairs.all]
+        if book is not None and resume:
+            for item in items:
+                if (facts := book.find(item.pair, digest)) is not None:
+                    item.done, item.kept = {"output": str(item.pair.output), **facts}, True
+        interrupted = False
+        try:
+            todo = [item for item in items if not item.kept]
+            work_through(todo, work, settings, keep_going=keep_going)
+        except KeyboardInterrupt:
+            interrupted = True
+    summary = _summary(items, zoo, time.monotonic() - began)
     typer.echo(summary.pop("text"))
     if report is not None:
         facts = {**summary, "images": [item.report() for item in items]}
-        _write(report, (json.dumps(facts, indent=2) + "\n").encode())
-    if failed:
-        raise typer.Exit(SOME_FAILED if keep_going else 1)
+        journal.write(report, (json.dumps(facts, indent=2) + "\n").encode())
+    if interrupted:
+        if book is not None:
+            typer.echo("Interrupted; the same command with --resume goes on.", err=True)
+        raise typer.Exit(INTERRUPTED)
+    if summary["failed"]:
+        raise typer.Exit(SOME_FAILED if keep_going else FAILED)
 
 
-def _restore(items: Sequence[Item], work: Work, settings: Settings, *, keep_going: bool) -> None:
-    """Take the items through the stages, and tell of each that fails."""
-    console = Console(stderr=True)
-    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
-    stages = Batching(
-        work.zoo.fillers,
-        batch_seconds=settings.batch_seconds,
-        most_pixels=settings.max_pixels,
-    )
-    shown = Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    )
-    with closing(stages), shown as progress:
-        bar = progress.add_task("", total=len(items))
-
-        def note(item: Item) -> None:
-            progress.update(bar, advance=1, description=item.pair.image.name)
-            if item.refusal is not None:
-                text = f"{item.pair.image}: {item.refusal.detail} ({item.refusal.code})"
-                console.print(text, markup=False, highlight=False, soft_wrap=True)
-                if not keep_going:
-                    work.stopped.set()
-
-        _feed(items, work, stages, note)
+def _book(pairs: Pairs, report: Path | None, *, overwrite: bool, resume: bool) -> Journal | None:
+    """Refuse what would be written over, and begin the journal of the folder of the results."""
+    if pairs.others:
+        typer.echo(f"Left out, for their names are no pictures': {_counts(pairs.others)}", err=True)
+    if pairs.folder is None:
+        if resume:
+            raise typer.BadParameter("--resume is for results in a folder.", param_hint="--resume")
+        check(pairs.all, report, overwrite=overwrite)
+        return None
+    book = Journal(pairs.folder)
+    ours = {each.output for each in pairs.all if book.whole(each)} if resume else set()
+    if resume and report is not None:
+        ours.add(report)
+    check(pairs.all, report, overwrite=overwrite, ours=ours)
+    book.begin()
+    return book
 
 
-def _feed(
-    items: Sequence[Item], work: Work, stages: Batching, note: Callable[[Item], None]
-) -> None:
-    """Give the stages as many as they have room for; `note` each that has ended."""
-    waiting, under_way = list(reversed(items)), 0
-    while under_way or (waiting and not work.stopped.is_set()):
-        while waiting and not work.stopped.is_set() and stages.room(0):
-            stages.put(FileTask(waiting.pop(), work))
-            under_way += 1
-        try:
-            note(work.ended.get(timeout=1))
-            under_way -= 1
-        except Empty:
-            if math.isinf(stages.stalled()):
-                raise RuntimeError("a thread of the stages has died") from None
+def _counts(others: Counter[str]) -> str:
+    return ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
 
 
 def _summary(items: Sequence[Item], zoo: Zoo, seconds: float) -> dict[str, Any]:
     """Return the report's facts about the whole run, and `text`, the line that says them."""
     (name, card), done = next(iter(zoo.cards.items())), [item.done for item in items if item.done]
+    kept = sum(item.kept for item in items)
     failed = sum(item.refusal is not None for item in items)
+    left = len(items) - len(done) - failed
     windows = sum(facts["windows"] for facts in done)
     pixels = sum(facts["width"] * facts["height"] for facts in done)
     text = (
@@ -264,6 +180,8 @@ def _summary(items: Sequence[Item], zoo: Zoo, seconds: float) -> dict[str, Any]:
         f"({zoo.device}, {zoo.engine}, {zoo.precision}): {pixels / 1e6:.1f} megapixels, "
         f"{windows} windows; {failed} failed"
     )
+    text += f", {left} not done" if left else ""
+    text += f"; {kept} of them by earlier runs" if kept else ""
     return {
         "text": text,
         "model": name,
@@ -274,45 +192,6 @@ def _summary(items: Sequence[Item], zoo: Zoo, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "succeeded": len(done),
         "failed": failed,
-        "not_run": len(items) - len(done) - failed,
+        "kept": kept,
+        "not_run": left,
     }
-
-
-def _read(path: Path, limits: Limits, field: Literal["image", "mask"]) -> bytes:
-    """Read a file, unless its size alone says that it is not accepted."""
-    try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):  # a device would never end
-            raise OSError(errno.EINVAL, "it is no regular file")
-        size = facts.st_size
-        if size > limits.max_bytes:
-            raise FileTooLarge(
-                f"{path} has {size} bytes; at most {limits.max_bytes} are accepted "
-                "(INPAINT_MAX_FILE_BYTES).",
-                field=field,
-            )
-        return path.read_bytes()
-    except OSError as error:
-        refusal = ImageUnreadable if field == "image" else MaskUnreadable
-        raise refusal(f"{path} cannot be read: {error.strerror}.", field=field) from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".inpaint-{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise StorageUnavailable(f"{path} cannot be written: {error.strerror}.") from error
-
-
-def _refusal(error: Exception) -> InpaintError:
-    if out_of_memory(error):
-        return OutOfMemory("The picture did not fit into memory.")
-    if isinstance(error, InpaintError):
-        return error
-    log.error("a bug of ours", exc_info=error)
-    return Internal(f"{type(error).__name__}: {error}")

@@ -1,0 +1,139 @@
+"""The journal of `inpaint run` and `inpaint mask`: which results are there, whole, and of what.
+
+A file `.inpaint-run.jsonl` in the folder of the results has a line for each: size and time of the
+picture, of its mask and of the result, a digest of the options, and the facts of the report. The
+line is written before the result gets its name, so a result whose line is missing is never ours,
+and a line whose result is missing is no result. A command that is killed loses what was under way.
+
+A picture is done if its result has the size and time of its line, and picture, mask and options
+are as they were. Contents are not compared: what changes a file and leaves both is not noticed.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import StartFailed, StorageUnavailable
+from .pairs import Pair
+
+NAME = ".inpaint-run.jsonl"
+DIGITS = 16  # hexadecimal, of the digest of options
+
+Stamp = list[int]  # size in bytes, time of the last change in nanoseconds
+
+
+class Journal:
+    """The journal of one folder; `add` is for any thread, between `begin` and `close`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read it; lines that were cut off are left out."""
+        self._folder = folder
+        self._lines: dict[str, dict[str, Any]] = {}
+        self._file: IO[str] | None = None
+        self._lock = threading.Lock()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for text in (folder / NAME).read_text(errors="replace").splitlines():
+                with suppress(ValueError, TypeError, KeyError):
+                    line = json.loads(text)
+                    self._lines[line["output"]] = line
+
+    def begin(self) -> None:
+        """Open it for writing.
+
+        Raises:
+            StartFailed: if another process writes to it, or it cannot be written.
+        """
+        path = self._folder / NAME
+        try:
+            self._file = path.open("a")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file.write("\n")  # ends a line that was cut off
+        except BlockingIOError as error:
+            self.close()
+            raise StartFailed(f"Another command is writing to {self._folder}.") from error
+        except OSError as error:
+            raise StartFailed(f"{path} cannot be written: {error.strerror}.") from error
+
+    def whole(self, pair: Pair) -> bool:
+        """Whether the result is there as an earlier run has written it."""
+        line = self._lines.get(self._key(pair))
+        return line is not None and line.get("result") == stamp(pair.output)
+
+    def find(self, pair: Pair, options: str) -> dict[str, Any] | None:
+        """The facts of a result that is there and of the same picture, mask and options."""
+        line = self._lines.get(self._key(pair))
+        if line is None or not self.whole(pair):
+            return None
+        if any(line.get(name) != value for name, value in of(pair, options).items()):
+            return None
+        facts = line.get("facts")
+        return facts if isinstance(facts, dict) else None
+
+    def add(
+        self, pair: Pair, inputs: Mapping[str, Any], facts: Mapping[str, Any], part: Path
+    ) -> None:
+        """Write the line of a result that lies in `part` and is about to get its name."""
+        line = {"output": self._key(pair), "result": stamp(part), **inputs, "facts": dict(facts)}
+        with self._lock:
+            assert self._file is not None
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Let others write to it."""
+        if self._file is not None:
+            self._file.close()
+
+    def _key(self, pair: Pair) -> str:
+        return pair.output.relative_to(self._folder).as_posix()
+
+
+def of(pair: Pair, options: str) -> dict[str, Any]:
+    """What a result is made of, as a line has it; taken before the files are read."""
+    mask = stamp(pair.mask) if isinstance(pair.mask, Path) else None
+    return {"image": stamp(pair.image), "mask": mask, "options": options}
+
+
+def digest(options: Mapping[str, object]) -> str:
+    """A short name of all that decides what a result looks like."""
+    text = json.dumps(options, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Size and time of a file; None if there is none."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def write(path: Path, data: bytes, before: Callable[[Path], None] | None = None) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: of the file.
+        data: what is to stand in it.
+        before: is given the file under another name, which it loses afterwards.
+
+    Raises:
+        StorageUnavailable: if it cannot be written.
+    """
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:DIGITS]  # a second try replaces it
+    part = path.with_name(f".inpaint-{name}.part")
+    try:
+        part.write_bytes(data)
+        if before is not None:
+            before(part)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise StorageUnavailable(f"{path} cannot be written: {error.strerror}.") from error

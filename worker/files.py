@@ -1,0 +1,223 @@
+"""Picture files as the stages see them, and how each has ended, in the words of the report."""
+
+import errno
+import logging
+import math
+import stat
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Literal
+
+from inpaint import journal
+from inpaint.errors import (
+    FileTooLarge,
+    ImageUnreadable,
+    InpaintError,
+    Internal,
+    MaskUnreadable,
+    OutOfMemory,
+)
+from inpaint.header import Limits, check_quality, probe
+from inpaint.highres import Pixels
+from inpaint.journal import Journal
+from inpaint.pairs import Pair
+from inpaint.progress import Tally
+from inpaint.restore import Plan
+from inpaint.settings import Settings
+from models.filler import out_of_memory
+
+from .batching import Batching
+from .pipeline import Opened, Options, close_picture, open_picture
+from .zoo import Zoo
+
+log = logging.getLogger("inpaint.worker")
+
+
+class Stopped(Exception):
+    """Another picture has failed, and none is to be worked on any more."""
+
+
+@dataclass(eq=False)
+class Item:
+    """A picture of this run and how it has ended: done, refused, or not begun."""
+
+    pair: Pair
+    done: dict[str, Any] = field(default_factory=dict)  # facts, in the words of the report
+    refusal: InpaintError | None = None
+    kept: bool = False  # it was done by an earlier run
+
+    def report(self) -> dict[str, Any]:
+        """What is said of it in the report."""
+        status = "failed" if self.refusal else "succeeded" if self.done else "not-run"
+        found: dict[str, Any] = {"image": str(self.pair.image), "status": status}
+        if isinstance(self.pair.mask, Path):
+            found["mask"] = str(self.pair.mask)
+        if self.refusal:
+            found["problem"] = {"code": self.refusal.code, "detail": self.refusal.detail}
+        return found | ({"kept": True} if self.kept else {}) | self.done
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the pictures of one run share.
+
+    Attributes:
+        zoo: holds the model.
+        model: its name.
+        options: what is done to each picture.
+        digest: of all that decides what a result looks like, as `inpaint.journal.digest`.
+        limits: for the files.
+        journal: of the folder of the results; None: the result is one file by name.
+        ended: those that have.
+        stopped: no more are to be worked on.
+    """
+
+    zoo: Zoo
+    model: str
+    options: Options
+    digest: str
+    limits: Limits
+    journal: Journal | None
+    ended: SimpleQueue[Item] = field(default_factory=SimpleQueue)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+
+class FileTask:
+    """A picture of this run as the stages see it."""
+
+    urgent = False
+    alone = False
+
+    def __init__(self, item: Item, work: Work) -> None:
+        self.model = work.model
+        self._item, self._work = item, work
+        self._files: tuple[bytes, bytes | None] = b"", None
+        self._inputs: dict[str, Any] = {}
+        self._opened: Opened | None = None
+
+    def check(self) -> None:
+        """Raise Stopped."""
+        if self._work.stopped.is_set():
+            raise Stopped
+
+    def fetch(self) -> int:
+        """Read the files; return the pixels of the picture."""
+        pair, limits = self._item.pair, self._work.limits
+        if isinstance(pair.mask, InpaintError):
+            raise pair.mask
+        self._inputs = journal.of(pair, self._work.digest)
+        image = _read(pair.image, limits, "image")
+        self._files = image, _read(pair.mask, limits, "mask") if pair.mask else None
+        header = probe(image, limits)
+        check_quality(header, self._work.options.output_format, self._work.options.output_quality)
+        return header.width * header.height
+
+    def open(self) -> Plan:
+        """Decode and plan."""
+        image, mask = self._files
+        self._files = b"", None
+        work, rule = self._work, self._work.zoo.filler(self.model).rule
+        self._opened = open_picture(image, mask, work.options, rule, work.limits)
+        return self._opened.plan
+
+    def close(self, pixels: Pixels, *, infer: float, lay: float) -> None:
+        """Encode and write the result."""
+        opened, self._opened = self._opened, None
+        assert opened is not None
+        done = close_picture(opened, pixels, self._work.options, infer=infer, lay=lay)
+        del opened, pixels
+        item, book = self._item, self._work.journal
+        facts = {name: value for name, value in vars(done).items() if name != "data"}
+        note = partial(book.add, item.pair, self._inputs, facts) if book else None
+        journal.write(item.pair.output, done.data, before=note)
+        item.done = {"output": str(item.pair.output), **facts}
+
+    def end(self, error: Exception | None) -> None:
+        """Hand on how it has ended."""
+        self._opened = None
+        if error is not None and not isinstance(error, Stopped):
+            self._item.refusal = _refusal(error)
+        self._work.ended.put(self._item)
+
+
+def work_through(
+    items: Sequence[Item], work: Work, settings: Settings, *, keep_going: bool
+) -> None:
+    """Take the items through the stages, and tell of each that ends.
+
+    Args:
+        items: of which none has ended.
+        work: what they share.
+        settings: of the stages.
+        keep_going: whether others are worked on after one that fails.
+
+    Raises:
+        KeyboardInterrupt: at Ctrl-C; what is done by then is written.
+    """
+    stages = Batching(
+        work.zoo.fillers,
+        batch_seconds=settings.batch_seconds,
+        most_pixels=settings.max_pixels,
+    )
+    with closing(stages), Tally(len(items)) as tally:
+
+        def note(item: Item) -> None:
+            tally.ended(str(item.pair.image), item.refusal)
+            if item.refusal is not None and not keep_going:
+                work.stopped.set()
+
+        try:
+            _feed(items, work, stages, note)
+        except KeyboardInterrupt:
+            work.stopped.set()
+            raise
+
+
+def _feed(
+    items: Sequence[Item], work: Work, stages: Batching, note: Callable[[Item], None]
+) -> None:
+    """Give the stages as many as they have room for; `note` each that has ended."""
+    waiting, under_way = list(reversed(items)), 0
+    while under_way or (waiting and not work.stopped.is_set()):
+        while waiting and not work.stopped.is_set() and stages.room(0):
+            stages.put(FileTask(waiting.pop(), work))
+            under_way += 1
+        try:
+            note(work.ended.get(timeout=1))
+            under_way -= 1
+        except Empty:
+            if math.isinf(stages.stalled()):
+                raise RuntimeError("a thread of the stages has died") from None
+
+
+def _read(path: Path, limits: Limits, field: Literal["image", "mask"]) -> bytes:
+    """Read a file, unless its size alone says that it is not accepted."""
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # a device would never end
+            raise OSError(errno.EINVAL, "it is no regular file")
+        size = facts.st_size
+        if size > limits.max_bytes:
+            raise FileTooLarge(
+                f"{path} has {size} bytes; at most {limits.max_bytes} are accepted "
+                "(INPAINT_MAX_FILE_BYTES).",
+                field=field,
+            )
+        return path.read_bytes()
+    except OSError as error:
+        refusal = ImageUnreadable if field == "image" else MaskUnreadable
+        raise refusal(f"{path} cannot be read: {error.strerror}.", field=field) from error
+
+
+def _refusal(error: Exception) -> InpaintError:
+    if out_of_memory(error):
+        return OutOfMemory("The picture did not fit into memory.")
+    if isinstance(error, InpaintError):
+        return error
+    log.error("a bug of ours", exc_info=error)
+    return Internal(f"{type(error).__name__}: {error}")
