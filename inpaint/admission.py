@@ -39,6 +39,7 @@ def admit(
     share: str,
     size: int,
     reply: str = "",
+    item: int | None = None,
     job_id: str | None = None,
 ) -> str:
     """Put a job into the queue of its lane and model, and return its id.
@@ -51,6 +52,7 @@ def admit(
         share: who it counts against: `client:ADDRESS`, which is limited, or `album:ID`.
         size: bytes of its uploads.
         reply: the list that is told when it has ended; none if empty.
+        item: of the album that it counts against: its number, from 1; told when it has ended.
         job_id: made by `jobs.new_id`; one that is in the queue or has ended already is accepted,
             and nothing is done.
 
@@ -60,7 +62,7 @@ def admit(
         QueueUnavailable: if Redis is away or full.
     """
     job_id = job_id or jobs.new_id()
-    words = entry(job_id, job, settings, lane=lane, share=share, size=size, reply=reply)
+    words = entry(job_id, job, settings, lane=lane, share=share, size=size, reply=reply, item=item)
     try:
         verdict = redis.register_script(ADMIT)(args=words)
     except RedisError as error:
@@ -95,11 +97,12 @@ def entry(
     share: str,
     size: int,
     reply: str = "",
+    item: int | None = None,
 ) -> list[Any]:
     """The arguments of `ADMIT`, as `admit` takes them; redis-py encodes them."""
     client_limit = settings.client_limit if share.startswith(CLIENT) else 0
     words: list[Any] = [job_id, lane, share, size, reply]
-    words += [settings.queue_limit, settings.queue_bytes, client_limit, BELL]
+    words += [settings.queue_limit, settings.queue_bytes, client_limit, BELL, item or ""]
     # without defaults: a worker one version older refuses only jobs that use a newer field
     payload = job.model_dump(mode="json", exclude_defaults=True)
     mine = {
@@ -110,7 +113,7 @@ def entry(
         DATA: json.dumps((INPAINT_TASK, None, [payload], {})),
     }
     times = settings.job_timeout_seconds, settings.result_ttl_seconds
-    writes = _writes(queue_name(lane, job.model), *times)
+    writes = _writes(queue_name(lane, job.needs), *times)
     return words + [mine.get(word, word) for word in writes]
 
 

@@ -1,6 +1,6 @@
 -- Puts a job into its queue, or says why not; after settle.lua. All or nothing: what is refused leaves no trace.
 -- ARGV: id, lane, share, bytes, reply; the limits of a lane, of all bytes and of a client (0: no such limit);
--- the bell; then RQ's own writes, each as the number of its words and the words.
+-- the bell; the number of its album's item ('': of none); then RQ's own writes, each as the number of its words and the words.
 -- Returns {'accepted' | 'known' | 'queue-full' | 'rate-limited', unfinished jobs of the lane}.
 
 local id, lane, share, bytes, reply = unpack(ARGV, 1, 5)
@@ -19,13 +19,16 @@ if unfinished >= lane_limit or tonumber(counts[3] or '0') + tonumber(bytes) > by
   return {'queue-full', unfinished}
 end
 
-local i = 10
+local i = 11
 while i <= #ARGV do
   local words = tonumber(ARGV[i])
   redis.call(unpack(ARGV, i + 1, i + words))
   i = i + words + 1
 end
 redis.call('HSET', key, 'lane', lane, 'share', share, 'bytes', bytes, 'reply', reply)
+if ARGV[10] ~= '' then
+  redis.call('HSET', key, 'item', ARGV[10])
+end
 count(lane, 1)
 count(share, 1)
 count('bytes', tonumber(bytes))

@@ -58,6 +58,7 @@ class Entry(BaseModel):
     id: str  # that the job will have in the queue
     size: int = Field(ge=0)  # bytes of its uploads
     job: InpaintJob
+    item: int | None = None  # of an album of `albums`: its number there
 
 
 def share(album: str) -> str:
@@ -176,6 +177,7 @@ def _enter(redis: Redis, settings: Settings, album: str, entry: Entry) -> None:
         lane="bulk",
         share=share(album),
         size=entry.size,
+        item=entry.item,
         job_id=entry.id,
     )
 

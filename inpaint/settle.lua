@@ -3,6 +3,8 @@
 -- bytes of their uploads. A job carries what it counts for as fields of its own in RQ's hash.
 
 local LOAD = 'inpaint:load'
+local AFTERWARDS = 60 -- seconds for which RQ's record of an album's job is kept: its item tells the same for longer
+local BASE64 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'
 
 local function count(field, amount)
   if redis.call('HINCRBY', LOAD, field, amount) <= 0 then
@@ -10,19 +12,89 @@ local function count(field, amount)
   end
 end
 
+local function decoded(text) -- of base64, in which RQ wraps what a worker returns
+  local value, bits, bytes = 0, 0, {}
+  for digit in string.gmatch(text, '[%w+/]') do
+    value, bits = value * 64 + string.find(BASE64, digit, 1, true) - 1, bits + 6
+    if bits >= 8 then
+      bits = bits - 8
+      bytes[#bytes + 1] = string.char(math.floor(value / 2 ^ bits))
+      value = value % 2 ^ bits
+    end
+  end
+  return table.concat(bytes)
+end
+
+-- All keys of an album live on for as long as those of its youngest change.
+local function keep(album, seconds)
+  for _, part in ipairs({'', ':items', ':states', ':names', ':log', ':pending'}) do
+    redis.call('EXPIRE', 'inpaint:album:' .. album .. part, seconds)
+  end
+end
+
+-- What has ended: the words of inpaint/albums.py for it, and an Outcome as JSON ('' if canceled).
+local function ending(id)
+  local status, lost = unpack(redis.call('HMGET', 'rq:job:' .. id, 'status', 'lost'))
+  if status == 'canceled' or status == 'stopped' then
+    return 'canceled', ''
+  end
+  local last = redis.call('XREVRANGE', 'rq:results:' .. id, '+', '-', 'COUNT', 1)
+  local result = {}
+  for i = 1, last[1] and #last[1][2] or 0, 2 do
+    result[last[1][2][i]] = last[1][2][i + 1]
+  end
+  if status == 'finished' and result.return_value then
+    local outcome = decoded(result.return_value)
+    return cjson.decode(outcome).problem and 'failed' or 'succeeded', outcome
+  end
+  local problem = {code = 'internal', detail = 'The worker failed on this job.'}
+  if tonumber(lost or '0') > 0 and result.worker_name == '' then
+    problem = {code = 'worker-lost', detail = 'Every worker that ran this job was lost.'}
+  end
+  return 'failed', cjson.encode({problem = problem})
+end
+
+-- A job of an album has ended: its item says so from now on. One that is run again meanwhile, or forgotten, does not.
+local function fold(id, album, item)
+  local key = 'inpaint:album:' .. album
+  local state = redis.call('LINDEX', key .. ':states', item - 1)
+  local waiting, print = string.match(state or '', '^queued (%S+) (%S+)')
+  if waiting ~= id then
+    return
+  end
+  local queue, kept = unpack(redis.call('HMGET', 'rq:job:' .. id, 'origin', 'result_ttl'))
+  local status, outcome = ending(id)
+  redis.call('LSET', key .. ':states', item - 1, status .. ' ' .. id .. ' ' .. print .. ' ' .. outcome)
+  redis.call('HINCRBY', key, status, 1)
+  redis.call('RPUSH', key .. ':log', item .. ' ' .. status)
+  if status == 'succeeded' then
+    redis.call('SET', 'inpaint:done:' .. print, album .. ' ' .. item, 'EX', kept)
+  end
+  keep(album, kept)
+  local soon = tonumber(redis.call('TIME')[1]) + AFTERWARDS
+  for _, registry in ipairs({'finished', 'failed', 'canceled'}) do
+    redis.call('ZADD', 'rq:' .. registry .. ':' .. queue, 'XX', soon, id)
+  end
+  redis.call('EXPIRE', 'rq:job:' .. id, AFTERWARDS)
+  redis.call('EXPIRE', 'rq:results:' .. id, AFTERWARDS)
+end
+
 -- A job has reached its end, in the same script, and all of it is written: it counts no longer, and who
 -- waits is told what RQ's record says: a JSON array of id, status, lost, started_at and its result's fields.
 local function settle(id)
-  local mine = redis.call('HMGET', 'rq:job:' .. id, 'lane', 'share', 'bytes', 'reply')
+  local mine = redis.call('HMGET', 'rq:job:' .. id, 'lane', 'share', 'bytes', 'reply', 'item')
   if mine[1] then
     count(mine[1], -1)
     count(mine[2], -1)
     count('bytes', -tonumber(mine[3]))
   end
   if mine[4] and mine[4] ~= '' then
-    local ending = redis.call('HMGET', 'rq:job:' .. id, 'status', 'lost', 'started_at')
+    local told = redis.call('HMGET', 'rq:job:' .. id, 'status', 'lost', 'started_at')
     local last = redis.call('XREVRANGE', 'rq:results:' .. id, '+', '-', 'COUNT', 1)
-    redis.call('RPUSH', mine[4], cjson.encode({id, ending, last[1] and last[1][2] or false}))
+    redis.call('RPUSH', mine[4], cjson.encode({id, told, last[1] and last[1][2] or false}))
     redis.call('EXPIRE', mine[4], 60)
+  end
+  if mine[5] then
+    fold(id, string.sub(mine[2], 7), tonumber(mine[5])) -- without album:
   end
 end
