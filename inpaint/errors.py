@@ -10,7 +10,9 @@
     ├─ JobFailed              job-failed               409
     ├─ JobCanceled            job-canceled             409
     ├─ JobFinal               job-final                409
+    ├─ AlbumClosed            album-closed             409
     ├─ FileTooLarge           file-too-large           413
+    ├─ AlbumTooLarge          album-too-large          413
     ├─ TooManyPixels          too-many-pixels          413
     ├─ UnsupportedImage       unsupported-image-type   415
     ├─ InvalidField           invalid-field            422
@@ -22,6 +24,8 @@
     ├─ MaskEmpty              mask-empty               422
     ├─ MaskFull               mask-full                422
     ├─ UnknownModel           unknown-model            422
+    ├─ ArchiveUnreadable      archive-unreadable       422
+    ├─ AlbumUnusable          album-unusable           422
     ├─ RateLimited            rate-limited             429
     ├─ Internal               internal                 500
     ├─ ModelFailed            model-failed             500 (job)
@@ -116,10 +120,22 @@ class JobFinal(InpaintError):
     code = "job-final"
 
 
+class AlbumClosed(InpaintError):
+    """The album takes no more photographs: it was closed, canceled, or has all it expected."""
+
+    code = "album-closed"
+
+
 class FileTooLarge(InpaintError):
     """More bytes than the limit."""
 
     code = "file-too-large"
+
+
+class AlbumTooLarge(InpaintError):
+    """More files or bytes than an album, or one upload of it, may have; or a zip that swells."""
+
+    code = "album-too-large"
 
 
 class TooManyPixels(InpaintError):
@@ -186,6 +202,18 @@ class UnknownModel(InpaintError):
     """No worker holds a model of this name; the detail lists the names."""
 
     code = "unknown-model"
+
+
+class ArchiveUnreadable(InpaintError):
+    """The archive is not a zip file, or its directory is damaged."""
+
+    code = "archive-unreadable"
+
+
+class AlbumUnusable(InpaintError):
+    """No photograph of an album can be used; the detail says why of each, as far as it goes."""
+
+    code = "album-unusable"
 
 
 class RateLimited(InpaintError):

@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=40_000_000, ge=1)  # height x width
     min_side: int = Field(default=16, ge=1)  # pixels
     max_side: int = Field(default=16_384, ge=1)  # pixels
+    album_files: int = Field(default=2000, ge=1)  # photographs of one album
+    album_bytes: int = Field(default=20_480 * MIB, ge=1)  # of their uploads, all together
+    album_request_bytes: int = Field(default=2048 * MIB, ge=1)  # of one POST /albums
 
     # jobs
     job_timeout_seconds: int = Field(default=120, ge=1)

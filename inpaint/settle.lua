@@ -3,7 +3,7 @@
 -- bytes of their uploads. A job carries what it counts for as fields of its own in RQ's hash.
 
 local LOAD = 'inpaint:load'
-local AFTERWARDS = 60 -- seconds for which RQ's record of an album's job is kept: its item tells the same for longer
+local AFTERWARDS = 30 -- seconds for which RQ's record of an album's job is kept: its item tells the same for longer
 local BASE64 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'
 
 local function count(field, amount)
@@ -45,7 +45,10 @@ local function ending(id)
   end
   if status == 'finished' and result.return_value then
     local outcome = decoded(result.return_value)
-    return cjson.decode(outcome).problem and 'failed' or 'succeeded', outcome
+    if cjson.decode(outcome).problem then
+      return 'failed', outcome
+    end
+    return 'succeeded', (string.gsub(string.gsub(outcome, ', "', ',"'), '": ', '":')) -- it holds no free text
   end
   local problem = {code = 'internal', detail = 'The worker failed on this job.'}
   if tonumber(lost or '0') > 0 and result.worker_name == '' then
