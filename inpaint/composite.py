@@ -48,8 +48,7 @@ class Canvas:
         self._hole = hole
         self._share = hole_share
         self._laid: list[tuple[Box, Slopes]] = []  # where, within the picture, and how heavy
-        # what is to be blended is kept, since it will be written over
-        self._rim = [(*part, pixels[part[0]][part[1]]) for part in rim(hole, feather)]
+        self._rim = Rim(pixels, hole, feather)
 
     def lay(self, window: Window, fill: Pixels) -> None:
         """Lay a fill, as large as the window's box, into the hole."""
@@ -94,11 +93,32 @@ class Canvas:
 
     def feather(self) -> None:
         """Blend the outermost pixels of the hole with the picture as it was; once, at the end."""
-        for (rows, columns), blended, weights, before in self._rim:
-            part = self.pixels[rows, columns]
+        self._rim.blend(self.pixels)
+
+
+class Rim:
+    """The outermost pixels of a hole as they are before they are written over."""
+
+    def __init__(
+        self, samples: NDArray[np.uint8] | NDArray[np.uint16], hole: Hole, feather: int
+    ) -> None:
+        """Keep them.
+
+        Args:
+            samples: (H,W) or (H,W,C).
+            hole: bool (H,W), True = to be filled.
+            feather: how many pixels deep.
+        """
+        self._kept = [(*part, samples[part[0]][part[1]]) for part in rim(hole, feather)]
+
+    def blend(self, samples: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+        """Blend with them what is filled now, in place and as deep as the samples are."""
+        for place, blended, weights, before in self._kept:
+            part = samples[place]
             old = before.astype(np.float32)
-            new = old + (part[blended] - old) * (weights[:, None] / np.float32(255))
-            part[blended] = np.rint(new).astype(np.uint8)
+            share = (weights / np.float32(255)).reshape(-1, *[1] * (old.ndim - 1))
+            new = old + (part[blended] - old) * share
+            part[blended] = np.rint(new).astype(samples.dtype)
 
 
 def _slopes(window: Window, share: float) -> Slopes:

@@ -2,7 +2,7 @@
 
 In: the bytes of a file. Out: a `Header`, or a refusal by name. Nothing is decompressed, and what
 counts is the content, never a name. The gateway trusts this before it takes a job; the decoder
-looks here first because Pillow opens 16-bit RGB as 8-bit RGB without a word.
+looks here first because Pillow opens 16-bit RGB as 8-bit RGB without a word: that is for `deep`.
 
 Formats: PNG 3rd edition; JPEG, ITU-T T.81 annex B; WebP container, RFC 9649; TIFF 6.0 and BigTIFF.
 """
@@ -27,7 +27,17 @@ from .errors import (
 )
 
 Format = Literal["jpeg", "png", "webp", "tiff"]
-Mode = Literal["gray", "gray+alpha", "gray16", "palette", "palette+alpha", "rgb", "rgb+alpha"]
+Mode = Literal[
+    "gray",
+    "gray+alpha",
+    "gray16",
+    "palette",
+    "palette+alpha",
+    "rgb",
+    "rgb+alpha",
+    "rgb16",
+    "rgb16+alpha",
+]
 
 MEDIA_TYPES: dict[Format, str] = {
     "jpeg": "image/jpeg",
@@ -39,11 +49,13 @@ WITH_ALPHA: dict[Mode, Mode] = {
     "gray": "gray+alpha",
     "palette": "palette+alpha",
     "rgb": "rgb+alpha",
+    "rgb16": "rgb16+alpha",
 }
+DEEP: dict[Mode, Mode] = {"gray": "gray16", "rgb": "rgb16", "rgb+alpha": "rgb16+alpha"}
 MAX_PARTS = 65_536  # chunks or segments that are looked at: a bound on the time, not on pictures
 ACCEPTED = "JPEG, PNG, WebP and TIFF are accepted"
 COLOURS = "RGB and gray are accepted"
-DEPTHS = "8 bits per channel, and 16 in gray, are accepted"
+DEPTHS = "8 bits per channel, and 16 in gray, RGB and RGB with alpha, are accepted"
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,11 @@ class Header:
     def alpha(self) -> bool:
         """Whether there is transparency (which may yet be opaque everywhere)."""
         return self.mode.endswith("+alpha")
+
+    @property
+    def deep(self) -> bool:
+        """Whether there are 16 bits per channel."""
+        return self.mode in DEEP.values()
 
 
 def check_quality(header: Header, output_format: str, quality: int | None) -> None:
@@ -169,7 +186,7 @@ PNG_COLOURS: dict[int, Mode] = {
 
 
 def _png(data: bytes) -> Header:
-    chunks = {kind: (start, end) for kind, start, end in _png_chunks(data)}
+    chunks = {kind: (start, end) for kind, start, end in png_chunks(data)}
     if chunks[b"IHDR"] != (16, 29) or struct.unpack_from(">I", data, 29) != (
         zlib.crc32(data[12:29]),
     ):
@@ -181,14 +198,16 @@ def _png(data: bytes) -> Header:
     if b"acTL" in chunks:
         (frames,) = struct.unpack_from(">I", data, chunks[b"acTL"][0])
         _refuse_animation("PNG", frames)
-    if depth == 16 and mode != "gray":
-        _refuse(f"a PNG with 16 bits per channel ({mode})", DEPTHS)
+    if depth == 16:
+        if mode not in DEEP:
+            _refuse(f"a PNG with 16 bits per channel ({mode})", DEPTHS)
+        mode = DEEP[mode]
     start, end = chunks.get(b"eXIf", (0, 0))
     turn = exif.orientation(data[start:end])
-    return Header("png", width, height, "gray16" if depth == 16 else mode, turn)
+    return Header("png", width, height, mode, turn)
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield kind, start and end of each chunk's content, as far as the file goes."""
     position = 8
     for _ in range(MAX_PARTS):
@@ -283,15 +302,24 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 # --- TIFF -------------------------------------------------------------------------------------
 
-WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES = 256, 257, 258, 262, 277
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES = 256, 257, 258, 259, 262, 277
 TILE_WIDTH, TILE_HEIGHT, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 338, 339
 TIFF_COLOURS: dict[int, Mode] = {0: "gray", 1: "gray", 2: "rgb", 3: "palette", 6: "rgb"}
+TIFF_DEEP = {  # compressions of 16 bits that are read
+    1: "none",
+    5: "LZW",
+    8: "Deflate",
+    32946: "Deflate",
+    32773: "PackBits",
+    34925: "LZMA",
+    50000: "Zstandard",
+}
 TIFF_REFUSED = {4: "a transparency mask", 5: "a CMYK TIFF", 8: "a CIELAB TIFF"}
 
 
 def _tiff(data: bytes) -> Header:
     """Read the first page; others are not looked at."""
-    tags = {WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, exif.ORIENTATION}
+    tags = {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, exif.ORIENTATION}
     tags |= {TILE_WIDTH, TILE_HEIGHT, EXTRA_SAMPLES, SAMPLE_FORMAT}
     found = {
         entry.tag: exif.integers(data, entry) for entry in exif.entries(data) if entry.tag in tags
@@ -314,8 +342,15 @@ def _tiff_mode(found: dict[int, tuple[int, ...]]) -> Mode:
     extra = samples - (3 if mode == "rgb" else 1)
     if set(found.get(SAMPLE_FORMAT, (1,))) != {1}:
         _refuse(f"a TIFF of signed or floating-point numbers of {bits[0]} bits", DEPTHS)
-    if bits[0] == 16 and (extra or mode != "gray"):
+    deep = bits[0] == 16
+    if deep and (photometric > 2 or (extra and mode != "rgb")):
         _refuse(f"a TIFF with 16 bits per channel ({samples} channels)", DEPTHS)
+    compression = found.get(COMPRESSION, (1,))[0]
+    if deep and compression not in TIFF_DEEP:
+        _refuse(
+            f"a TIFF with 16 bits per channel in compression {compression}",
+            f"of those {', '.join(dict.fromkeys(TIFF_DEEP.values()))} are accepted",
+        )
     if bits[0] not in (1, 2, 4, 8, 16) or len(set(bits)) > 1:
         _refuse(f"a TIFF with {'/'.join(map(str, bits))} bits per channel", DEPTHS)
     if extra < 0:
@@ -324,9 +359,8 @@ def _tiff_mode(found: dict[int, tuple[int, ...]]) -> Mode:
         _refuse(
             f"a TIFF with {samples} channels", "RGB and gray with or without alpha are accepted"
         )
-    if bits[0] == 16:
-        return "gray16"
-    return WITH_ALPHA[mode] if extra else mode
+    mode = WITH_ALPHA[mode] if extra else mode
+    return DEEP[mode] if deep else mode
 
 
 # --- refusals ---------------------------------------------------------------------------------

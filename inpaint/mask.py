@@ -24,7 +24,7 @@ from .errors import (
     UnsupportedImage,
 )
 from .header import Header, Limits
-from .picture import Picture, decode, luminance
+from .picture import Picture, decode, encode, luminance
 
 ReadMode = Literal["luminance", "alpha", "luminance_inverted"]
 MaskMode = Literal["auto", ReadMode]
@@ -103,7 +103,7 @@ def hole_of_alpha(picture: Picture) -> Hole:
         MaskMissing: if nothing is transparent.
         MaskFull: if everything is.
     """
-    if picture.alpha is None or not (hole := picture.alpha < THRESHOLD).any():
+    if (opacity := picture.opacity) is None or not (hole := opacity < THRESHOLD).any():
         raise MaskMissing(
             "No mask was sent, and the image has no transparent pixels to take its place.",
             field="mask",
@@ -111,6 +111,11 @@ def hole_of_alpha(picture: Picture) -> Hole:
     if hole.all():
         raise MaskFull("Every pixel of the image is transparent: nothing is known.", field="image")
     return hole
+
+
+def encode_hole(hole: Hole) -> bytes:
+    """Return a hole as a PNG of 8-bit gray, white = hole: `decode_hole` reads it as it was."""
+    return encode(Picture(hole.view(np.uint8) * np.uint8(255), None, "png"))
 
 
 def _check_size(mask_height: int, mask_width: int, height: int, width: int) -> None:
@@ -130,7 +135,7 @@ def _best_mode(mask: Picture) -> ReadMode:
 
 
 def _hole(mask: Picture, mode: ReadMode) -> Hole:
-    alpha = mask.alpha
+    alpha = mask.opacity
     if mode == "alpha":
         if alpha is None:
             return np.zeros((mask.height, mask.width), bool)

@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from . import exif
-from .header import Format, Header
+from .header import Format, Header, png_chunks
 
+INCH = 0.0254  # metres
 JPEG_MAX_EXIF = 65_000  # bytes; one segment
 DESCRIPTIVE = (270, 271, 272, 305, 306, 315, 316, 33432)  # TIFF: title, maker … copyright
 INTEROPERABILITY = 40965  # an offset within EXIF, without meaning elsewhere
+PNG_COLOURS = (b"cHRM", b"cICP", b"gAMA", b"sRGB")  # chunks: what the samples mean
 DAMAGE = (  # what Pillow raises on damaged data, of which it promises nothing
     OSError,
     EOFError,
@@ -47,6 +50,7 @@ class Metadata:
     icc: bytes | None = None  # colour profile
     exif: bytes | None = None  # without the `Exif` prefix; orientation 1, no thumbnail
     dpi: tuple[float, float] | None = None  # along the width, along the height
+    colours: tuple[tuple[bytes, bytes], ...] = ()  # chunks of a PNG, for a PNG: kind, content
 
 
 @contextmanager
@@ -61,34 +65,56 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def read(image: ImageFile.ImageFile, header: Header) -> Metadata:
-    """Take the metadata of a loaded file, as it is true of the upright picture."""
+def read(image: ImageFile.ImageFile, header: Header, data: bytes) -> Metadata:
+    """Take the metadata of an opened file, as it is true of the upright picture."""
     info = image.info
+    colours: tuple[tuple[bytes, bytes], ...] = ()
+    if header.format == "png":
+        chunks = {kind: data[start:end] for kind, start, end in png_chunks(data) if kind != b"IDAT"}
+        colours = tuple((kind, chunks[kind]) for kind in PNG_COLOURS if kind in chunks)
+        info.setdefault("exif", chunks.get(b"eXIf", b""))  # may stand behind the samples
     if header.format == "tiff":
         raw = _described(image)
     else:
         raw = info.get("exif", b"").removeprefix(b"Exif\0\0")
     icc = info.get("icc_profile") or None
-    return Metadata(icc, exif.upright(raw) if raw else None, _dpi(info.get("dpi"), header))
+    kept = exif.upright(raw) if raw else None
+    return Metadata(icc, kept, _dpi(info.get("dpi"), header), colours)
 
 
-def options(metadata: Metadata, target: Format) -> dict[str, object]:
+def options(metadata: Metadata, target: Format) -> dict[str, Any]:
     """Say in the words of Pillow's `save` what goes along into a file of format `target`.
 
     EXIF that is too long for a JPEG stays behind, and so does resolution for WebP, which knows it
     only as a part of EXIF.
     """
-    chosen: dict[str, object] = {}
+    chosen: dict[str, Any] = {}  # as Pillow has it
     if metadata.icc is not None:
         chosen["icc_profile"] = metadata.icc
     if metadata.dpi is not None and target != "webp":
         chosen["dpi"] = metadata.dpi
     if metadata.exif is not None:
         if target == "tiff":
-            chosen["tiffinfo"] = _texts(metadata.exif)
+            chosen["tiffinfo"] = texts(metadata.exif)
         elif target != "jpeg" or len(metadata.exif) <= JPEG_MAX_EXIF:
             chosen["exif"] = b"Exif\0\0" + metadata.exif
+    if target == "png" and metadata.colours:
+        chosen["pnginfo"] = PngInfo()
+        for kind, content in metadata.colours:
+            chosen["pnginfo"].add(kind, content)
     return chosen
+
+
+def chunks(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the chunks that say it in a PNG, kind and content."""
+    yield from metadata.colours
+    if metadata.icc is not None:
+        yield b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc)
+    if metadata.dpi is not None:
+        across, down = (round(value / INCH) for value in metadata.dpi)
+        yield b"pHYs", struct.pack(">IIB", across, down, 1)
+    if metadata.exif is not None:
+        yield b"eXIf", metadata.exif
 
 
 def attach(tiff: io.BytesIO, metadata: Metadata) -> None:
@@ -149,7 +175,8 @@ def _loaded(raw: bytes) -> Image.Exif:
     return found
 
 
-def _texts(raw: bytes) -> dict[int, str]:
+def texts(raw: bytes) -> dict[int, str]:
+    """Return what EXIF says in words, by the tags that TIFF knows too; nothing if it is damaged."""
     try:
         with quiet():
             found = _loaded(raw)

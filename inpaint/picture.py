@@ -5,11 +5,11 @@ space and depth, with what the file says about itself. `encode` is the way back:
 return samples as they came.
 
 A palette is written out as RGB, and 1, 2 or 4 bits of gray as 8, since a fill needs colours that
-the file has no room for. Animations, CMYK and 16-bit colour are refused by `probe`.
+the file has no room for. Animations and CMYK are refused by `probe`. Samples of 16 bits go through
+`deep`, everything else through Pillow.
 """
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,10 +21,12 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from . import deep
 from . import metadata as metadata_of
 from .errors import ImageUnreadable, InvalidField
 from .header import MEDIA_TYPES, Format, Header, Limits, Mode, probe
 from .metadata import DAMAGE, Metadata, quiet
+from .strips import strips
 
 __all__ = [
     "MEDIA_TYPES",
@@ -47,10 +49,12 @@ WEBP_QUALITY = 90
 # Level 6 takes two to four times as long; runs alone, without a search for repetitions, are faster
 # still, and of photographs they give smaller files than level 1 with the search (zlib-ng 2.3).
 PNG_COMPRESSION = {"compress_level": 1, "compress_type": 3}  # 3: Z_RLE
-WIDEN = np.uint16(257)  # from 8 bits to 16
 WEBP_MAX_SIDE = 16_383  # pixels
 PngImagePlugin.MAX_TEXT_CHUNK = 16 * 1024 * 1024  # bytes; Pillow refuses profiles over 1 MiB
 TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate")  # lossless and common
+
+
+Samples = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,13 @@ class Picture:
     """A decoded file, upright.
 
     Attributes:
-        samples: uint8 (H,W) or (H,W,3), or uint16 (H,W); once only in memory, so fills are
-            written into them.
-        alpha: uint8 (H,W), 255 = opaque, or None; likewise.
+        samples: uint8 or uint16, (H,W) or (H,W,3); once only in memory, so fills are written into
+            them.
+        alpha: as deep as the samples, (H,W), the most = opaque, or None; likewise.
     """
 
-    samples: NDArray[np.uint8] | NDArray[np.uint16]
-    alpha: NDArray[np.uint8] | None
+    samples: Samples
+    alpha: Samples | None
     format: Format
     metadata: Metadata = Metadata()
     coding: Coding = Coding()
@@ -96,20 +100,25 @@ class Picture:
         return self.samples.ndim == 2
 
     @property
+    def deep(self) -> bool:
+        """Whether there are 16 bits per channel."""
+        return self.samples.dtype == np.uint16
+
+    @property
     def pixels(self) -> NDArray[np.uint8]:
         """What generators see: uint8 (H,W,3), RGB; alpha left out, 16 bits rounded.
 
-        Of colour the samples themselves, to be written in a hole; of gray a read-only view.
+        Of 8-bit colour the samples themselves, to be written in a hole; of gray a read-only view.
         """
-        if not self.gray:
-            return self.samples.astype(np.uint8, copy=False)
-        plane = self.samples
-        if plane.dtype == np.uint16:
-            plane = np.empty(self.samples.shape, np.uint8)
-            for rows in strips(self.height, self.width):
-                plane[rows] = (self.samples[rows].astype(np.uint32) + 128) // 257
-        eight = plane.astype(np.uint8, copy=False)
-        return np.broadcast_to(eight[..., None], (*eight.shape, 3))  # thrice, without a copy
+        pixels = in_eight(self.samples)
+        if self.gray:
+            pixels = np.broadcast_to(pixels[..., None], (*pixels.shape, 3))  # without a copy
+        return pixels
+
+    @property
+    def opacity(self) -> NDArray[np.uint8] | None:
+        """Alpha, uint8 (H,W), 255 = opaque; 16 bits rounded."""
+        return None if self.alpha is None else in_eight(self.alpha)
 
     def with_pixels(
         self, pixels: NDArray[np.uint8], hole: NDArray[np.bool_], *, opaque: bool = False
@@ -132,21 +141,19 @@ class Picture:
                 fill: NDArray[np.unsignedinteger] = pixels[rows][hole[rows]]
                 if self.gray:
                     fill = luminance(fill)
-                samples[rows][hole[rows]] = fill * WIDEN if samples.dtype == np.uint16 else fill
+                samples[rows][hole[rows]] = fill * deep.WIDEN if self.deep else fill
         alpha = self.alpha
         if opaque and alpha is not None:
             alpha = alpha if alpha.flags.writeable else alpha.copy()
-            np.copyto(alpha, 255, where=hole)
+            np.copyto(alpha, np.iinfo(alpha.dtype).max, where=hole)
         return replace(self, samples=samples, alpha=alpha)
 
 
-STRIP = 1_000_000  # pixels that are worked on at once: what they need besides stays small
-
-
-def strips(height: int, width: int) -> Iterator[slice]:
-    """Divide the rows of a picture into as many as are worked on at once."""
-    rows = max(1, STRIP // width)
-    return (slice(start, start + rows) for start in range(0, height, rows))
+def in_eight(samples: Samples) -> NDArray[np.uint8]:
+    """Return samples in 8 bits: themselves, or rounded."""
+    if samples.dtype == np.uint16:
+        return deep.rounded(samples.astype(np.uint16, copy=False))
+    return samples.astype(np.uint8, copy=False)
 
 
 def luminance(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -168,8 +175,8 @@ def decode(data: bytes, limits: Limits | None = None, *, field: str = "image") -
     header = probe(data, limits, field=field)
     try:
         image = _load(data, header)
-        metadata, coding = metadata_of.read(image, header), _coding(image, header)
-        samples, alpha = _samples(image, header)
+        metadata, coding = metadata_of.read(image, header, data), _coding(image, header)
+        samples, alpha = deep.read(data, header) if header.deep else _samples(image, header)
     except DAMAGE as error:
         raise ImageUnreadable(
             f"The {field} has the header of a {header.format.upper()} file of {header.width} x "
@@ -185,7 +192,7 @@ def encode(picture: Picture, format: OutputFormat = "same", quality: int | None 
     Args:
         picture: what to encode.
         format: `same` keeps format, mode and depth, and compresses as the file was compressed.
-            JPEG and WebP hold 8 bits: asked for by name, they get 16-bit gray rounded.
+            JPEG and WebP hold 8 bits: asked for by name, they get 16 bits rounded.
         quality: 1 to 100, for JPEG and WebP; otherwise without effect. None: a JPEG that stays
             one keeps its quantisation tables, a lossless WebP stays lossless.
 
@@ -193,6 +200,8 @@ def encode(picture: Picture, format: OutputFormat = "same", quality: int | None 
         InvalidField: the format cannot hold the picture's transparency or size.
     """
     target = picture.format if format == "same" else format
+    if picture.deep and target in ("png", "tiff"):
+        return _encode_deep(picture, target)
     image = _to_pillow(picture, target)
     if target == "jpeg":
         options = _jpeg_options(picture, quality)
@@ -212,6 +221,16 @@ def encode(picture: Picture, format: OutputFormat = "same", quality: int | None 
     if target == "tiff":
         metadata_of.attach(buffer, picture.metadata)
     return buffer.getvalue()
+
+
+def _encode_deep(picture: Picture, target: Format) -> bytes:
+    samples = picture.samples.astype(np.uint16, copy=False)
+    alpha = None if picture.alpha is None else picture.alpha.astype(np.uint16, copy=False)
+    if target == "png":
+        return deep.png(samples, alpha, metadata_of.chunks(picture.metadata))
+    file = deep.tiff(samples, alpha, picture.coding.compression, picture.metadata)
+    metadata_of.attach(file, picture.metadata)
+    return file.getvalue()
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -242,9 +261,14 @@ TURNS = {
 
 
 def _load(data: bytes, header: Header) -> ImageFile.ImageFile:
-    """Open and decompress; by the format's own class, since `Image.open` has limits of its own."""
+    """Open and decompress; by the format's own class, since `Image.open` has limits of its own.
+
+    Samples of 16 bits stay as they are: the file is opened for what it says about them.
+    """
     with quiet():
         image = PLUGINS[header.format](io.BytesIO(data))
+        if header.deep:
+            return image
         if header.format == "tiff":
             image.load()  # reads metadata as well, and turns the picture upright
     if header.format == "png" and isinstance(image.info.get("transparency"), int):
@@ -257,18 +281,17 @@ def _load(data: bytes, header: Header) -> ImageFile.ImageFile:
 
 def _samples(
     image: Image.Image, header: Header
-) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint8] | None]:
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Return samples and alpha, upright."""
     if header.orientation in TURNS and header.format != "tiff":
         image = image.transpose(TURNS[header.orientation])
     if image.size != (header.width, header.height):
         raise ValueError(f"decoded to {image.size}")
-    mode = PILLOW_MODES.get(header.mode, image.mode)
+    mode = PILLOW_MODES[header.mode]
     if image.mode != mode:
         image = image.convert(mode)
     colours = (3,) if mode in ("RGB", "RGBA") else ()
-    kind = np.uint16 if header.mode == "gray16" else np.uint8
-    samples = np.empty((header.height, header.width, *colours), kind)
+    samples = np.empty((header.height, header.width, *colours), np.uint8)
     alpha = np.empty(samples.shape[:2], np.uint8) if header.alpha else None
     for rows in strips(header.height, header.width):
         end = min(rows.stop, header.height)
@@ -279,8 +302,6 @@ def _samples(
         else:
             samples[rows] = part[..., :3] if colours else part[..., 0]
             alpha[rows] = part[..., -1]
-    if kind is np.uint16 and isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0:
-        np.subtract(65_535, samples, out=samples)  # 0 is white: Pillow leaves it
     return samples, alpha
 
 
@@ -299,15 +320,13 @@ def _coding(image: ImageFile.ImageFile, header: Header) -> Coding:
 
 
 def _to_pillow(picture: Picture, target: Format) -> Image.Image:
-    samples, alpha = picture.samples, picture.alpha
+    samples, alpha = in_eight(picture.samples), picture.opacity
     if target == "webp" and max(picture.width, picture.height) > WEBP_MAX_SIDE:
         raise InvalidField(
             f"The picture is {picture.width} x {picture.height} pixels; WebP holds sides of at "
             f"most {WEBP_MAX_SIDE}.",
             field="output_format",
         )
-    if target in ("jpeg", "webp") and samples.dtype == np.uint16:
-        samples = picture.pixels[..., 0]
     if target == "jpeg" and alpha is not None:
         if alpha.min() < 255:
             raise InvalidField(

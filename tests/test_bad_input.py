@@ -46,14 +46,14 @@ def zipped():
     return buffer.getvalue()
 
 
-def png(side, depth):
-    """An RGB PNG with a header and no picture."""
+def png(side, depth, colour=2):
+    """A PNG, by default of RGB, with a header and no picture."""
 
     def chunk(kind, data):
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, depth, 2, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IEND", b"")
 
 
@@ -99,8 +99,9 @@ def test_a_cmyk_image_is_refused_by_name(service, photo, mask):
     refused(service.post(buffer.getvalue(), mask), 415, "unsupported-image-type", "CMYK")
 
 
-def test_an_image_of_16_bit_rgb_is_refused_by_name(service, mask):
-    refused(service.post(png(64, depth=16), mask), 415, "unsupported-image-type", "16 bits")
+def test_an_image_of_16_bit_gray_with_alpha_is_refused_by_name(service, mask):
+    data = png(64, depth=16, colour=4)
+    refused(service.post(data, mask), 415, "unsupported-image-type", "16 bits")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
