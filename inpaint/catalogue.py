@@ -39,6 +39,7 @@ class WorkerCard(BaseModel):
     engine: str  # what runs the networks, e.g. "torch"
     precision: str  # of the learned models: "fp32" or "bf16"
     models: tuple[Card, ...]
+    detectors: tuple[Card, ...] = ()
     rate: float = Field(default=0.0, ge=0)  # jobs finished per second while busy; 0: not known yet
 
 
@@ -75,6 +76,11 @@ async def ready(redis: AsyncRedis) -> list[WorkerCard]:
 def models(cards: list[WorkerCard]) -> dict[str, Card]:
     """The models that the workers hold, by name."""
     return {card.name: card for worker in cards for card in worker.models}
+
+
+def detectors(cards: list[WorkerCard]) -> dict[str, Card]:
+    """The detectors that the workers hold, by name."""
+    return {card.name: card for worker in cards for card in worker.detectors}
 
 
 def _key(worker: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from redis import Redis
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as AsyncRedis
@@ -41,14 +41,16 @@ from .settings import Settings
 
 Lane = Literal["interactive", "bulk"]  # a request that waits; an album
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
-CONTRACT = 1  # of InpaintJob; part of the queues' names, so that no worker sees a newer one
+CONTRACT = 2  # of InpaintJob; part of the queues' names, so that no worker sees a newer one
 BELL = "inpaint:bell"  # list; a token means: look at the queues. Losing it costs one poll
 SETTLE = (Path(__file__).parent / "settle.lua").read_text()  # put before the scripts that end jobs
 INPAINT_TASK = "worker.tasks.inpaint"  # in RQ's records: a label, never imported or called
 
 MaskMode = Literal["auto", "luminance", "alpha", "luminance_inverted"]
 MaskFit = Literal["exact", "resize"]
+AutoMask = Literal["none", "scratches"]  # a detector
 OutputFormat = Literal["same", "png", "jpeg", "webp", "tiff"]
+MaskSource = Literal["mask", "alpha", "scratches", "mask+scratches", "alpha+scratches"]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
 SOCKET_SECONDS = 2.0
@@ -57,20 +59,36 @@ CONNECTIONS = 16  # of an asynchronous client, at most; who finds none free wait
 
 
 class InpaintJob(BaseModel):
-    """One picture to be filled, as the worker receives it."""
+    """One picture to be filled, or to be searched for damage, as the worker receives it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     image: BlobKey
-    mask: BlobKey | None = None  # None: the picture's own alpha is the mask
-    model: str
+    mask: BlobKey | None = None  # None: the picture's own alpha is the mask, if it has any
+    auto_mask: AutoMask = "none"  # what it finds joins the mask
+    auto_mask_sensitivity: float = Field(default=0.5, ge=0, le=1)
+    mask_only: bool = False  # the result is the mask, as a PNG of 8-bit gray, white = hole
+    model: str  # that fills; of a mask alone the detector's name will do
     mask_mode: MaskMode = "auto"
     mask_fit: MaskFit = "exact"
-    mask_grow: int = Field(default=0, ge=0, le=128)  # pixels
+    mask_grow: int | None = Field(default=None, ge=0, le=128)  # pixels; None: 2 if detected, else 0
     mask_feather: int = Field(default=0, ge=0, le=128)  # pixels
     output_format: OutputFormat = "same"
     output_quality: int | None = Field(default=None, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _agree(self) -> "InpaintJob":
+        if self.mask_only and self.auto_mask == "none":
+            raise ValueError("mask_only asks for a mask, and auto_mask finds none")
+        return self
+
+    @property
+    def needs(self) -> str:
+        """The models without which it cannot be run, as its queue is named after them."""
+        if self.mask_only:
+            return self.auto_mask
+        return self.model if self.auto_mask == "none" else f"{self.model}+{self.auto_mask}"
 
 
 class Problem(BaseModel):
@@ -93,9 +111,9 @@ class Problem(BaseModel):
         return kinds.get(self.code, Internal)(self.detail, field=self.field)
 
 
-def queue_name(lane: Lane, model: str) -> str:
-    """RQ's name of the queue of a lane and a model: its jobs can share batches."""
-    return f"v{CONTRACT}.{lane}.{model}"
+def queue_name(lane: Lane, needs: str) -> str:
+    """RQ's name of the queue of a lane and a job's needs: its jobs can share batches."""
+    return f"v{CONTRACT}.{lane}.{needs}"
 
 
 class Outcome(BaseModel):
@@ -106,17 +124,21 @@ class Outcome(BaseModel):
     model: str
     digest: str | None = None  # of the model's checkpoint
     result: BlobKey | None = None
+    mask: BlobKey | None = None  # the hole as it was filled, a PNG; stored where it was detected
     problem: Problem | None = None
     media_type: str | None = None  # of the result, e.g. "image/png"
     format: str | None = None  # of the picture as uploaded: "png", "jpeg", "webp", "tiff"
     mode: str | None = None  # of the picture as uploaded, e.g. "RGB", "RGBA", "L", "I;16"
     width: int | None = None  # pixels, orientation applied
     height: int | None = None  # pixels
-    mask_source: Literal["mask", "alpha"] | None = None  # the upload, or the picture's own alpha
-    mask_mode: Literal["luminance", "alpha", "luminance_inverted"] | None = None  # as chosen
+    mask_source: MaskSource | None = None  # the upload, the picture's own alpha, a detector
+    # as chosen; None where neither mask nor alpha had a part
+    mask_mode: Literal["luminance", "alpha", "luminance_inverted"] | None = None
     coverage: float | None = None  # hole as a share of the picture, 0 to 1
+    unchanged: bool = False  # nothing was found: the result is the upload, byte for byte
+    warning: Literal["mask-large"] | None = None  # more was found than is likely to be damage
     windows: int | None = None  # given to the generator
-    seconds: dict[str, float] = {}  # by stage: decode, infer, encode; readers add queue
+    seconds: dict[str, float] = {}  # by stage: decode, detect, infer, encode; readers add queue
 
 
 @dataclass(frozen=True)
@@ -229,7 +251,7 @@ def fresh(job_id: str, job: InpaintJob, lane: Lane, settings: Settings) -> Recor
     created = created_at(job_id)
     assert created is not None, f"{job_id!r} was not made by `new_id`"
     expires = created + timedelta(seconds=settings.result_ttl_seconds)
-    return Record(job_id, queue_name(lane, job.model), "queued", created, expires, job)
+    return Record(job_id, queue_name(lane, job.needs), "queued", created, expires, job)
 
 
 def missing(job_id: str, settings: Settings) -> InpaintError:

@@ -15,7 +15,7 @@ from inpaint.jobs import InpaintJob
 from inpaint.settings import Settings
 
 KEY = "0123456789abcdef" * 2
-QUEUE = "v1.interactive.telea"
+QUEUE = "v2.interactive.telea"
 SHARE = "client:192.0.2.1"
 
 
@@ -82,7 +82,7 @@ def test_lanes_and_models_have_queues_of_their_own(redis, settings):
     other = InpaintJob(image=KEY, model="navier-stokes")
     admit(redis, other, settings, share=SHARE, size=7)
     names = {queue.name for queue in Queue.all(connection=redis)}
-    assert names == {QUEUE, "v1.bulk.telea", "v1.interactive.navier-stokes"}
+    assert names == {QUEUE, "v2.bulk.telea", "v2.interactive.navier-stokes"}
 
 
 def test_a_full_lane_takes_no_more_and_the_other_does(redis, settings):

@@ -215,7 +215,7 @@ def test_a_client_that_goes_away_takes_its_job_along_if_that_has_not_begun(
         with pytest.raises(httpx.ReadTimeout):
             gateway.post(image, mask, timeout=0.5)
         with jobs.connect(settings) as redis:
-            eventually(lambda: redis.zcard("rq:canceled:v1.interactive.telea") == 1, seconds=5)
+            eventually(lambda: redis.zcard("rq:canceled:v2.interactive.telea") == 1, seconds=5)
             assert redis.hgetall("inpaint:load")[b"interactive"] == b"1"
         assert by_hand.claim()[0].id == kept["id"]
         waiter = threading.Thread(target=lambda: _post_in_vain(gateway, image, mask))

@@ -10,11 +10,12 @@ import torch
 
 from inpaint.errors import InpaintError, ModelFailed, OutOfMemory, TimedOut
 from inpaint.highres import SizeRule
-from inpaint.restore import prepare, restore
+from inpaint.restore import Finish, prepare, restore
 from models.aotgan_compact import CompactAOTGAN
 from models.filler import TorchFiller
 from models.registry import create
 from worker.batching import Batching
+from worker.forming import Pass
 
 SMALL = SizeRule(multiple=8, minimum=16, trained=32)
 SECONDS = 30.0  # to wait for what must come
@@ -71,7 +72,11 @@ class Task:
     def open(self):
         self.before_open()
         self.opened.set()
-        return prepare(self.pixels.copy(), self.hole, self.rule)
+        return self.fill()
+
+    def fill(self):
+        plan = prepare(self.pixels.copy(), self.hole, self.rule)
+        return Pass(self.model, plan, Finish(plan))
 
     def close(self, pixels, *, infer, lay):
         self.before_close()

@@ -15,7 +15,7 @@ from inpaint.jobs import InpaintJob
 from inpaint.settings import Settings
 
 KEY = "0123456789abcdef" * 2
-QUEUE = "v1.interactive.telea"
+QUEUE = "v2.interactive.telea"
 REPLY = "inpaint:reply:x"
 
 

@@ -14,7 +14,7 @@ from inpaint.errors import JobFinal, QueueUnavailable
 from inpaint.jobs import InpaintJob
 from inpaint.settings import Settings
 
-QUEUE = "rq:queue:v1.bulk.telea"
+QUEUE = "rq:queue:v2.bulk.telea"
 SIZE = 100  # bytes of uploads
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from inpaint.highres import SizeRule
-from inpaint.restore import prepare
-from worker.forming import Former, Work
+from inpaint.restore import Finish, prepare
+from worker.forming import Former, Pass, Work
 
 SIDE = 32  # pixels, of a window
 
@@ -21,11 +21,10 @@ class Model:
 @dataclass
 class Task:
     name: str
-    model: str = "a"
     urgent: bool = False
 
 
-def work(name, windows, **fields):
+def work(name, windows, model="a", **fields):
     """A task with so many windows."""
     hole = np.zeros((512, 512), bool)
     places = [(row, column) for row in range(4, 512, 64) for column in range(4, 512, 64)]
@@ -33,7 +32,7 @@ def work(name, windows, **fields):
         hole[row : row + 8, column : column + 8] = True
     plan = prepare(np.zeros((512, 512, 3), np.uint8), hole, Model.rule)
     assert len(plan.windows) == windows
-    return Work(Task(name, **fields), plan=plan)
+    return Work(Task(name, **fields), stage=Pass(model, plan, Finish(plan)))
 
 
 @pytest.fixture

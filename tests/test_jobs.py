@@ -33,7 +33,7 @@ def read(redis, settings):
 def test_a_job_that_was_admitted_waits_in_its_queue(submit, read):
     first, second = submit(mask=KEY, mask_grow=4), submit()
     record = read(first)
-    assert (record.status, record.queue) == ("queued", "v1.interactive.telea")
+    assert (record.status, record.queue) == ("queued", "v2.interactive.telea")
     assert record.job == job(mask=KEY, mask_grow=4)
     assert (record.queue_position, read(second).queue_position) == (0, 1)
     assert (record.started_at, record.finished_at, record.outcome) == (None, None, None)
@@ -94,7 +94,7 @@ def test_a_bug_is_a_failed_job_that_says_nothing_of_it(submit, read, by_hand, re
 
 def test_a_job_that_lost_too_many_workers_says_so(submit, read, by_hand, redis, settings):
     """Each time its lease has run out; max_lost is 3."""
-    job_id, leases = submit(), "rq:wip:v1.interactive.telea"
+    job_id, leases = submit(), "rq:wip:v2.interactive.telea"
     for _ in range(4):
         (claim,) = by_hand.claim()
         claim.live = False  # this worker, the test's, does not renew it

@@ -180,24 +180,24 @@ def test_a_claimed_job_is_started_and_leased(worker, admit, redis):
     assert found.get_status() == "started"
     assert found.worker_name == mine.name
     assert found.started_at is not None
-    (member,) = redis.zrange("rq:wip:v1.interactive.grey", 0, -1)
+    (member,) = redis.zrange("rq:wip:v2.interactive.grey", 0, -1)
     assert member.decode().startswith(f"{job}:")
 
 
 def test_a_duplicate_id_is_claimed_once(worker, admit, redis):
     job = admit()
-    redis.rpush("rq:queue:v1.interactive.grey", job, job)
+    redis.rpush("rq:queue:v2.interactive.grey", job, job)
     mine = worker()
 
     assert ids(claimed(mine)) == [job]
     assert claimed(mine) == []
-    assert redis.llen("rq:queue:v1.interactive.grey") == 0
+    assert redis.llen("rq:queue:v2.interactive.grey") == 0
 
 
 def test_a_job_canceled_in_the_queue_is_not_claimed(worker, admit, redis):
     job, other = admit(), admit()
     assert admission.cancel(redis, job) == "queued"
-    redis.lpush("rq:queue:v1.interactive.grey", job)  # whoever left its id behind
+    redis.lpush("rq:queue:v2.interactive.grey", job)  # whoever left its id behind
 
     assert ids(claimed(worker())) == [other]
     assert status(redis, job) == "canceled"
@@ -205,9 +205,9 @@ def test_a_job_canceled_in_the_queue_is_not_claimed(worker, admit, redis):
 
 def test_an_id_that_rq_would_refuse_is_dropped(worker, admit, redis):
     redis.hset("rq:job:a:b", "status", "queued")
-    redis.rpush("rq:queue:v1.interactive.grey", "a:b")
+    redis.rpush("rq:queue:v2.interactive.grey", "a:b")
     assert claimed(worker()) == []
-    assert redis.llen("rq:queue:v1.interactive.grey") == 0
+    assert redis.llen("rq:queue:v2.interactive.grey") == 0
 
 
 def test_a_suspect_waits_for_a_worker_that_holds_nothing_and_then_comes_alone(worker, admit, redis):
@@ -283,7 +283,7 @@ def test_jobs_of_a_claim_whose_answer_was_lost_are_claimed_again_and_not_held_ag
         own_server.process.send_signal(signal.SIGCONT)
 
         assert ids(claimed(mine, room=3)) == jobs_
-        assert redis.zcard("rq:wip:v1.interactive.grey") == 3
+        assert redis.zcard("rq:wip:v2.interactive.grey") == 3
         assert not any(redis.hexists(f"rq:job:{each}", "lost") for each in jobs_)
     mine.connection.close()
 
@@ -293,7 +293,7 @@ def test_jobs_of_a_claim_whose_answer_was_lost_are_claimed_again_and_not_held_ag
 
 def test_another_task_fails_and_nothing_of_it_is_imported_or_called(run_all, redis, tmp_path):
     made = [tmp_path / name for name in ("function", "failed", "method")]
-    box = Queue("v1.interactive.grey", connection=redis, serializer=JSONSerializer)
+    box = Queue("v2.interactive.grey", connection=redis, serializer=JSONSerializer)
     foreign = box.enqueue("os.mkdir", str(made[0]), on_failure=Callback("os.mkdir"))
     method = box.enqueue(f"pathlib.Path.{'mkdir'}", str(made[2]))
 
@@ -319,7 +319,7 @@ def test_callbacks_and_webhooks_that_redis_names_are_left_alone(run_all, admit, 
     "arguments", [([],), (["a job"],), ([{}, {}],), ([{}], {"more": 1})], ids=str
 )
 def test_a_payload_that_is_no_dict_fails_and_is_not_run(arguments, run_all, redis):
-    box = Queue("v1.interactive.grey", connection=redis, serializer=JSONSerializer)
+    box = Queue("v2.interactive.grey", connection=redis, serializer=JSONSerializer)
     args, kwargs = (*arguments, {})[:2]
     job = box.enqueue(INPAINT_TASK, args=args, kwargs=kwargs)
 
@@ -345,7 +345,7 @@ def test_a_record_that_cannot_be_read_fails_and_takes_nothing_along(broken, run_
 
 def test_a_record_without_data_fails(run_all, redis):
     redis.hset("rq:job:empty", "status", "queued")
-    redis.rpush("rq:queue:v1.interactive.grey", "empty")
+    redis.rpush("rq:queue:v2.interactive.grey", "empty")
     assert run_all().taken == []
     assert status(redis, "empty") == "failed"
 
@@ -368,7 +368,7 @@ def test_what_came_out_is_committed_and_who_waits_is_told(worker, admit, redis, 
     heard = jobs.outcome(job_id, "grey", ending, entries)
     assert heard == jobs.read(redis, job, settings).outcome
     assert 0 < redis.ttl("inpaint:reply:g") <= 60
-    assert redis.zcard("rq:wip:v1.interactive.grey") == 0
+    assert redis.zcard("rq:wip:v2.interactive.grey") == 0
 
 
 def test_many_are_committed_at_once(worker, admit, redis):
@@ -393,7 +393,7 @@ def test_a_bug_fails_its_job_at_once_with_the_traceback(run_all, admit, redis, t
     assert found.get_status() == "failed"
     assert "ValueError: no such colour" in found.latest_result().exc_string
     assert told("inpaint:reply:g") == [f"{job} failed"]
-    assert redis.llen("rq:queue:v1.interactive.grey") == 0  # RQ would try it again
+    assert redis.llen("rq:queue:v2.interactive.grey") == 0  # RQ would try it again
 
 
 @pytest.mark.parametrize("by_rq", [False, True])
@@ -414,7 +414,7 @@ def test_a_job_canceled_while_it_runs_stays_canceled_and_its_worker_learns_of_it
 
     assert status(redis, job) == "canceled"
     assert redis.xlen(f"rq:results:{job}") == 0
-    assert redis.zcard("rq:wip:v1.interactive.grey") == 0
+    assert redis.zcard("rq:wip:v2.interactive.grey") == 0
 
 
 def test_a_job_that_was_deleted_while_it_ran_does_not_come_back(worker, admit, redis):
@@ -478,7 +478,7 @@ def test_jobs_of_a_lost_worker_return_to_the_front_in_their_order(worker, admit,
 
     worker().renew_and_reap()
 
-    waiting = [job.decode() for job in redis.lrange("rq:queue:v1.interactive.grey", 0, -1)]
+    waiting = [job.decode() for job in redis.lrange("rq:queue:v2.interactive.grey", 0, -1)]
     assert waiting == jobs_
     found = fetch(redis, jobs_[0])
     assert (found.get_status(), found.started_at) == ("queued", None)
@@ -527,17 +527,17 @@ def test_registries_and_records_of_workers_that_expired_are_trimmed(worker, admi
     mine = worker()
     job = admit()
     mine.commit([(claimed(mine)[0], OUTCOME)])
-    kinds = [f"rq:{kind}:v1.interactive.grey" for kind in ("finished", "failed", "canceled")]
+    kinds = [f"rq:{kind}:v2.interactive.grey" for kind in ("finished", "failed", "canceled")]
     for registry in kinds:
         redis.zadd(registry, {"old": time.time() - 1})
     redis.sadd("rq:workers", "rq:worker:gone")
-    redis.sadd("rq:workers:v1.interactive.grey", "rq:worker:gone")
+    redis.sadd("rq:workers:v2.interactive.grey", "rq:worker:gone")
 
     mine.renew_and_reap()
 
-    kept = FinishedJobRegistry("v1.interactive.grey", connection=redis)
+    kept = FinishedJobRegistry("v2.interactive.grey", connection=redis)
     assert kept.get_job_ids(cleanup=False) == [job]
-    assert not redis.exists(*kinds[1:], "rq:workers", "rq:workers:v1.interactive.grey")
+    assert not redis.exists(*kinds[1:], "rq:workers", "rq:workers:v2.interactive.grey")
 
 
 # load
@@ -586,7 +586,7 @@ def test_what_rq_empty_left_in_the_load_is_forgotten_once_nothing_is_unfinished(
         admit(lane="bulk")
     mine = worker()
     (claim,) = claimed(mine, room=1)
-    Queue("v1.bulk.grey", connection=redis, serializer=JSONSerializer).empty()
+    Queue("v2.bulk.grey", connection=redis, serializer=JSONSerializer).empty()
     mine.renew_and_reap()
     assert load(redis)["bulk"] == 3
 

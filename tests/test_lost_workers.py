@@ -249,7 +249,7 @@ def assert_each_finished_once(redis, told, jobs_, model="grey"):
     assert {redis.xlen(f"rq:results:{job}") for job in jobs_} == {1}
     assert sorted(told("replies")) == sorted(f"{job} finished" for job in jobs_)
     assert redis.hgetall("inpaint:load") == {}
-    assert redis.zcard(f"rq:wip:v1.interactive.{model}") == 0
+    assert redis.zcard(f"rq:wip:v2.interactive.{model}") == 0
 
 
 def test_workers_killed_at_each_place_of_a_jobs_way_lose_nothing(
@@ -319,12 +319,12 @@ def test_a_worker_asked_to_stop_finishes_what_it_took_and_each_job_is_run_once(
 ):
     jobs_ = [admit() for _ in range(40)]
     for _ in range(3):
-        done = redis.zcard("rq:finished:v1.interactive.grey")
+        done = redis.zcard("rq:finished:v2.interactive.grey")
         worker = start(seconds=0.3)
-        eventually(lambda done=done: redis.zcard("rq:finished:v1.interactive.grey") > done)
+        eventually(lambda done=done: redis.zcard("rq:finished:v2.interactive.grey") > done)
         worker.terminate()
         assert worker.wait(20) == 0
-        assert redis.zcard("rq:wip:v1.interactive.grey") == 0
+        assert redis.zcard("rq:wip:v2.interactive.grey") == 0
         assert redis.smembers("rq:workers") == set()
     start(seconds=0.05)
     eventually(lambda: ended(redis, jobs_))

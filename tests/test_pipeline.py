@@ -11,28 +11,30 @@ from PIL import Image
 from inpaint.errors import ImageUnreadable, InvalidField, MaskEmpty, MaskFull, MaskSizeMismatch
 from inpaint.header import Limits
 from inpaint.highres import SizeRule
-from inpaint.restore import Finish
-from worker.pipeline import Options, close_picture, open_picture
+from models.filler import Filler
+from worker.pipeline import Options, Restoration
+from worker.zoo import Zoo
 
-RULE = SizeRule(multiple=8, minimum=16, trained=64)
-PLAIN = {
-    "mask_mode": "auto",
-    "mask_fit": "exact",
-    "mask_grow": 0,
-    "mask_feather": 0,
-    "output_format": "same",
-    "output_quality": None,
-}
+
+class Red(Filler):
+    """A filler of one colour."""
+
+    rule = SizeRule(multiple=8, minimum=16, trained=64)
+
+
+ZOO = Zoo({"red": Red()}, {})
 
 
 def run(image, mask, **changes):
     """Fill a picture's hole with red."""
-    options = Options(**PLAIN | changes)
-    opened = open_picture(image, mask, options, RULE, Limits())
-    canvas = Finish(opened.plan)
-    for window in opened.plan.windows:
-        canvas.lay(np.full((*window.size, 3), [255, 0, 0], np.uint8))
-    return close_picture(opened, canvas.pixels(), options, infer=0.25, lay=0.5)
+    restoration = Restoration(ZOO, "red", Options(**changes), Limits())
+    restoration.take(image, mask)
+    stage = restoration.open()
+    while stage is not None:
+        for window in stage.plan.windows:
+            stage.canvas.lay(np.full((*window.size, 3), [255, 0, 0], np.uint8))
+        stage = restoration.close(stage.canvas.pixels(), infer=0.25, lay=0.5)
+    return restoration.restored
 
 
 def pixels_of(restored):

@@ -36,7 +36,7 @@ HOLDS_FOR = "2.12.0"
 KEY = "0" * 32
 JOB = "01900000-0000-7000-8000-000000000000"
 OUTCOME = {"model": "grey", "result": KEY}
-NAMES = ["v1.interactive.grey", "v1.bulk.grey"]
+NAMES = ["v2.interactive.grey", "v2.bulk.grey"]
 
 # fields whose values follow from the clock, the process or the worker
 TIMES = {"started_at", "ended_at", "last_heartbeat", "execution_started_at", "execution_ended_at"}

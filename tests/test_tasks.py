@@ -143,7 +143,7 @@ def test_a_format_that_cannot_hold_the_result_is_a_problem(shops, blobs, encoded
 
 def test_a_payload_of_another_version_is_no_outcome_and_harms_no_other(shops, blobs, image, mask):
     shop = shops()
-    bad = Claim("bad", {"version": 2, "image": "0" * 32, "model": "grey"}, "bulk", False, 0.0)
+    bad = Claim("bad", {"version": 1, "image": "0" * 32, "model": "grey"}, "bulk", False, 0.0)
     good = claim(blobs.put(image), blobs.put(mask))
     shop.take(bad)
     shop.take(good)

@@ -17,7 +17,7 @@ import numpy as np
 
 from inpaint.settings import load
 
-from .pipeline import open_picture
+from .pipeline import Restoration
 from .standins import OPTIONS, open_zoo
 
 
@@ -26,13 +26,13 @@ def main(image: Path, mask: Path) -> None:
     settings = load()
     zoo = open_zoo(settings)
     filler = zoo.filler(settings.model)
-    opened = open_picture(
-        image.read_bytes(), mask.read_bytes(), OPTIONS, filler.rule, settings.limits
-    )
-    windows = opened.plan.windows
+    restoration = Restoration(zoo, settings.model, OPTIONS, settings.limits)
+    restoration.take(image.read_bytes(), mask.read_bytes())
+    plan = restoration.open().plan
+    windows = plan.windows
     height, width = windows[0].size
     batch = max(1, filler.batch_pixels // (height * width))
-    pixels, holes = opened.plan.inputs(windows[:batch])
+    pixels, holes = plan.inputs(windows[:batch])
     repeats = -(-batch // len(pixels))
     loaded = filler.load(
         np.tile(pixels, (repeats, 1, 1, 1))[:batch], np.tile(holes, (repeats, 1, 1))[:batch]

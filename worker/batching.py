@@ -1,11 +1,14 @@
 """Pictures through three stages that overlap: opened, filled and closed, several at once.
 
-    codec threads     fetch and open a task; lay the fills of its windows, close it
+    codec threads     fetch and open a task; lay the fills of its windows, close its pass
     collate thread    read the windows of a batch, put them together, load them
     model thread      `filler.run`, and nothing else
 
 Two batches are in flight: one is computed while the next is made ready. That one is made as late
 as the model allows, since what arrives meanwhile joins it; nothing waits while the model is idle.
+
+A task may go through several passes: closing one may return the next, with another model. The
+pictures in flight are in different passes, so one is searched for damage while another is filled.
 
 What a stage raises ends the task at fault, and no other. A batch that raises is filled again one
 window at a time; one that does not fit into memory, in halves.
@@ -27,11 +30,10 @@ from queue import SimpleQueue
 import numpy as np
 
 from inpaint.highres import Pixels
-from inpaint.restore import Finish
 
 from .calls import LARGE, Calls
 from .filling import Filling
-from .forming import NEWEST, Batch, Filler, Former, Task, Work
+from .forming import NEWEST, Batch, Filler, Former, Pass, Task, Work
 
 IN_FLIGHT = 2  # batches
 LEAST_TASKS = 2  # one is opened while another's windows are filled
@@ -75,7 +77,7 @@ class Batching:
         self._parked: list[Work] = []  # fetched; too many pixels are decoded to open them
         self._begun = 0  # tasks
         self._alone: Work | None = None
-        self._coming = 0  # tasks of whose windows none is taken yet
+        self._coming = 0  # tasks of whose windows, of their pass, none is taken yet
         self._decoded = 0  # pixels
         self._unlaid = 0  # pixels
         self._flying: deque[float] = deque()  # of each batch the seconds that it takes at least
@@ -154,21 +156,27 @@ class Batching:
         began = time.monotonic()
         with self._ends(work):
             work.task.check()
-            work.plan = work.task.open()
-            work.canvas = Finish(work.plan)
+            stage = work.task.open()
             with self._lock:
                 self._open_seconds += (time.monotonic() - began - self._open_seconds) * NEWEST
-                if work.windows:
-                    self._former.add(work)
-                    self._ready.notify()
-            if not work.windows:
-                self._lay(work)
+            self._enter(work, stage)
+
+    def _enter(self, work: Work, stage: Pass) -> None:
+        """Begin a pass of a task."""
+        with self._lock:
+            self._coming += work.taken > 0  # it brings windows once more
+            work.enter(stage)
+            if work.windows:
+                self._former.add(work)
+                self._ready.notify()
+        if not stage.plan.windows:
+            self._lay(work)
 
     def _lay(self, work: Work) -> None:
-        """Lay what fills there are; after the last one close the task."""
+        """Lay what fills there are; after the last one close the pass."""
         began = time.perf_counter()
         with self._ends(work):
-            canvas = work.canvas
+            stage = work.stage
             while True:
                 with self._lock:
                     fills, work.fills = work.fills, []
@@ -180,15 +188,19 @@ class Batching:
                         work.lay += time.perf_counter() - began
                         all_laid = work.laid == len(work.windows)
                         break
-                assert canvas is not None
+                assert stage is not None
                 for fill in fills:
-                    canvas.lay(fill)
+                    stage.canvas.lay(fill)
                 work.laid += len(fills)
             if all_laid:
-                assert canvas is not None
+                assert stage is not None
                 work.task.check()
-                work.task.close(canvas.pixels(), infer=work.infer, lay=work.lay)
-                self._end(work, None)
+                pixels = stage.canvas.pixels()
+                following = work.task.close(pixels, infer=work.infer, lay=work.lay)
+                if following is None:
+                    self._end(work, None)
+                else:
+                    self._enter(work, following)
 
     # --- collate thread -------------------------------------------------------------------------
 
@@ -240,8 +252,8 @@ class Batching:
         for work, windows in batch.parts:
             with self._ends(work):
                 work.task.check()
-                if (plan := work.plan) is not None:  # else it has ended meanwhile
-                    read.append(plan.inputs(windows))
+                if (stage := work.stage) is not None:  # else it has ended meanwhile
+                    read.append(stage.plan.inputs(windows))
                     owners += [work] * len(windows)
         if not read:
             return None
@@ -352,7 +364,7 @@ class Batching:
                 self._former.waiting.remove(work)
             self._are_laid(work.fills)
             self._decoded -= work.pixels
-            work.fills, work.plan, work.canvas = [], None, None
+            work.fills, work.stage = [], None
             if self._alone is work:
                 self._alone = None
             self._unpark()

@@ -71,18 +71,19 @@ def serve(settings: Settings, open_zoo: Callable[[Settings], Zoo]) -> None:
         engine=zoo.engine,
         precision=zoo.precision,
         models=tuple(zoo.cards.values()),
+        detectors=tuple(zoo.detector_cards.values()),
     )
     log.info(
         "ready on %s, %s, %d threads: %s",
         zoo.device,
         zoo.precision,
         torch.get_num_threads(),
-        ", ".join(zoo.cards),
+        ", ".join(zoo.everything),
     )
     with (
         closing(Workshop(settings, blobs, zoo)) as shop,
         connect(settings) as redis,
         Beat(redis, settings, card, shop.rate),
     ):
-        work(settings, tuple(zoo.fillers), shop)
+        work(settings, zoo.needs, shop)
     log.info("stopped")

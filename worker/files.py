@@ -22,17 +22,17 @@ from inpaint.errors import (
     MaskUnreadable,
     OutOfMemory,
 )
-from inpaint.header import Limits, check_quality, probe
+from inpaint.header import Limits
 from inpaint.highres import Pixels
 from inpaint.journal import Journal
 from inpaint.pairs import Pair
 from inpaint.progress import Tally
-from inpaint.restore import Plan
 from inpaint.settings import Settings
 from models.filler import out_of_memory
 
 from .batching import Batching
-from .pipeline import Opened, Options, close_picture, open_picture
+from .forming import Pass
+from .pipeline import Options, Restoration
 from .zoo import Zoo
 
 log = logging.getLogger("inpaint.worker")
@@ -96,9 +96,8 @@ class FileTask:
     def __init__(self, item: Item, work: Work) -> None:
         self.model = work.model
         self._item, self._work = item, work
-        self._files: tuple[bytes, bytes | None] = b"", None
         self._inputs: dict[str, Any] = {}
-        self._opened: Opened | None = None
+        self._restoration = Restoration(work.zoo, work.model, work.options, work.limits)
 
     def check(self) -> None:
         """Raise Stopped."""
@@ -112,34 +111,27 @@ class FileTask:
             raise pair.mask
         self._inputs = journal.of(pair, self._work.digest)
         image = _read(pair.image, limits, "image")
-        self._files = image, _read(pair.mask, limits, "mask") if pair.mask else None
-        header = probe(image, limits)
-        check_quality(header, self._work.options.output_format, self._work.options.output_quality)
-        return header.width * header.height
+        return self._restoration.take(
+            image, _read(pair.mask, limits, "mask") if pair.mask else None
+        )
 
-    def open(self) -> Plan:
+    def open(self) -> Pass:
         """Decode and plan."""
-        image, mask = self._files
-        self._files = b"", None
-        work, rule = self._work, self._work.zoo.filler(self.model).rule
-        self._opened = open_picture(image, mask, work.options, rule, work.limits)
-        return self._opened.plan
+        return self._restoration.open()
 
-    def close(self, pixels: Pixels, *, infer: float, lay: float) -> None:
-        """Encode and write the result."""
-        opened, self._opened = self._opened, None
-        assert opened is not None
-        done = close_picture(opened, pixels, self._work.options, infer=infer, lay=lay)
-        del opened, pixels
-        item, book = self._item, self._work.journal
-        facts = {name: value for name, value in vars(done).items() if name != "data"}
-        note = partial(book.add, item.pair, self._inputs, facts) if book else None
-        journal.write(item.pair.output, done.data, before=note)
-        item.done = {"output": str(item.pair.output), **facts}
+    def close(self, pixels: Pixels, *, infer: float, lay: float) -> Pass | None:
+        """Go on to the next pass; after the last, write what has come of it."""
+        following = self._restoration.close(pixels, infer=infer, lay=lay)
+        if (done := self._restoration.restored) is not None:
+            item, book, facts = self._item, self._work.journal, done.facts()
+            note = partial(book.add, item.pair, self._inputs, facts) if book else None
+            journal.write(item.pair.output, done.data, before=note)
+            item.done = {"output": str(item.pair.output), **facts}
+        return following
 
     def end(self, error: Exception | None) -> None:
         """Hand on how it has ended."""
-        self._opened = None
+        self._restoration.drop()
         if error is not None and not isinstance(error, Stopped):
             self._item.refusal = _refusal(error)
         self._work.ended.put(self._item)
@@ -160,7 +152,7 @@ def work_through(
         KeyboardInterrupt: at Ctrl-C; what is done by then is written.
     """
     stages = Batching(
-        work.zoo.fillers,
+        work.zoo.everything,
         batch_seconds=settings.batch_seconds,
         most_pixels=settings.max_pixels,
     )

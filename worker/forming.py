@@ -1,6 +1,8 @@
 """Which windows make the next batch. No threads here: `worker.batching` calls this under its lock.
 
-A batch holds windows of one model and one size, taken in turn from the tasks that wait. Those of
+A task goes through passes, each with a model and windows of its own: one that finds the hole, one
+that fills it. A batch holds windows of one model and one size, taken in turn from the tasks that
+wait, whichever pass they are in. Those of
 the interactive lane go first, but every fourth batch begins with an album's. A batch is no larger
 than its filler finds worth giving at once, than has fitted into memory, and, while interactive
 tasks come in, than is filled in a short time: who comes next waits for it.
@@ -9,15 +11,14 @@ tasks come in, than is filled in a short time: who comes next waits for it.
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inpaint.highres import Pixels, SizeRule, Window
-from inpaint.restore import Finish, Plan
+from inpaint.highres import Pixels, Window
 
 TURNS = 4  # of so many batches one begins with an album's windows
 RECENT_SECONDS = 1.0  # interactive tasks of this age still keep batches short
@@ -26,9 +27,8 @@ NEWEST = 0.2  # weight of the newest of a mean
 
 
 class Filler(Protocol):
-    """What is needed of a model; `models.filler` has them."""
+    """What is needed of a model; `models.filler` and `models.damage` have them."""
 
-    rule: SizeRule
     batch_pixels: int  # worth giving at once
 
     def load(self, pixels: NDArray[np.uint8], holes: NDArray[np.bool_]) -> Any:  # its own affair
@@ -40,16 +40,48 @@ class Filler(Protocol):
         ...
 
 
+class Plan(Protocol):
+    """The windows of a pass, as `inpaint.restore.Plan` has them."""
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """In the order in which their fills are laid."""
+        ...
+
+    def inputs(self, windows: Sequence[Window]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Return pixels (B,h,w,3) and holes (B,h,w) for windows of one size."""
+        ...
+
+
+class Canvas(Protocol):
+    """What the fills of a pass are laid on, as `inpaint.restore.Finish`."""
+
+    def lay(self, fill: Pixels) -> None:
+        """Lay the fill of the next window."""
+        ...
+
+    def pixels(self) -> Pixels:
+        """Return what has come of all fills, uint8 (H,W,3)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What one model is to do for a task."""
+
+    model: str  # the name of its filler
+    plan: Plan
+    canvas: Canvas
+
+
 class Task(Protocol):
-    """One picture on its way. Each method is called once, but for `check`; all may raise but `end`.
+    """One picture on its way. All methods may raise, but `end`; `close` is called for each pass.
 
     Attributes:
-        model: the name of its filler.
         urgent: of the interactive lane.
         alone: it is run with nothing else under way.
     """
 
-    model: str
     urgent: bool
     alone: bool
 
@@ -61,12 +93,12 @@ class Task(Protocol):
         """Read the files; return how many pixels opening will decode."""
         ...
 
-    def open(self) -> Plan:
-        """Decode, and plan the windows."""
+    def open(self) -> Pass:
+        """Decode, and plan the first pass."""
         ...
 
-    def close(self, pixels: Pixels, *, infer: float, lay: float) -> None:
-        """Take the filled pixels, and the seconds spent on its windows."""
+    def close(self, pixels: Pixels, *, infer: float, lay: float) -> Pass | None:
+        """Take the pixels of a pass and the seconds spent on its windows; return the next pass."""
         ...
 
     def end(self, error: Exception | None) -> None:
@@ -76,24 +108,34 @@ class Task(Protocol):
 
 @dataclass(eq=False)
 class Work:
-    """A task under way, and how far it has come."""
+    """A task under way, and how far it has come in its present pass."""
 
     task: Task
     pixels: int = 0  # decoded, that count as in flight
-    plan: Plan | None = None
-    canvas: Finish | None = None
+    stage: Pass | None = None
     taken: int = 0  # windows given to batches
     laid: int = 0  # windows
     fills: list[Pixels] = field(default_factory=list)  # to be laid
     laying: bool = False
-    infer: float = 0.0  # seconds that its windows were in the generator
+    infer: float = 0.0  # seconds that its windows were in the model
     lay: float = 0.0  # seconds
     ended: bool = False
 
+    def enter(self, stage: Pass) -> None:
+        """Begin a pass: nothing of it is done."""
+        self.stage = stage
+        self.taken, self.laid, self.infer, self.lay = 0, 0, 0.0, 0.0
+
+    @property
+    def model(self) -> str:
+        """Of the pass."""
+        assert self.stage is not None
+        return self.stage.model
+
     @property
     def windows(self) -> tuple[Window, ...]:
-        """Of the plan."""
-        return self.plan.windows if self.plan else ()
+        """Of the pass."""
+        return self.stage.plan.windows if self.stage else ()
 
 
 @dataclass(eq=False)
@@ -132,8 +174,8 @@ class Former:
             self._came = time.monotonic()
 
     def add(self, work: Work) -> None:
-        """Let an opened task wait."""
-        model = work.task.model
+        """Let a task with a pass begun wait."""
+        model = work.model
         area: float = sum(math.prod(window.size) for window in work.windows)
         area = min(area, self._fillers[model].batch_pixels)  # one of many windows tells little
         self._area[model] = area + (self._area.get(model, area) - area) * (1 - NEWEST)
@@ -147,13 +189,13 @@ class Former:
         for urgent in (not album_first, album_first):
             ready = [work for work in self.waiting if work.task.urgent == urgent]
             if ready and batch is None:
-                model, size = ready[0].task.model, ready[0].windows[ready[0].taken].size
+                model, size = ready[0].model, ready[0].windows[ready[0].taken].size
                 left = max(1, self._most(model) // math.prod(size))
                 chosen: dict[Work, list[Window]] = {}
                 batch = Batch(model, size, [], full=False)
             if batch is None:
                 continue
-            turn = deque(work for work in ready if work.task.model == batch.model)
+            turn = deque(work for work in ready if work.model == batch.model)
             while turn and left:
                 work = turn.popleft()
                 windows = chosen.get(work, [])
@@ -168,7 +210,7 @@ class Former:
         return batch
 
     def take(self, batch: Batch) -> int:
-        """Take a batch out; return how many tasks had none of their windows taken before."""
+        """Take a batch out; return how many of its tasks brought their first windows."""
         self._formed += 1
         new = 0
         for work, windows in batch.parts:

@@ -17,15 +17,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from inpaint.highres import Pixels
-from inpaint.restore import finish
 from inpaint.settings import load
 
-from .pipeline import Opened, close_picture, open_picture
+from .forming import Pass
+from .pipeline import Restoration
 from .standins import BATCH, OPTIONS, open_zoo
 
 BATCH_SECONDS = 0.0  # waited for a batch to fill: longer waits were slower, at 1 client and at 32
 ANSWER_SECONDS = 120
 
+Opened = tuple[Restoration, Pass]
 Batch = tuple[list[Opened], NDArray[np.uint8], NDArray[np.bool_]]
 
 
@@ -35,17 +36,21 @@ class Peer(litserve.LitAPI):  # type: ignore[misc]  # untyped, see above
     def setup(self, device: str) -> None:
         """Load the model, in the process that runs it."""
         self._settings = load()
-        self._filler: Any = open_zoo(self._settings).filler(self._settings.model)
+        self._zoo = open_zoo(self._settings)
+        self._filler: Any = self._zoo.filler(self._settings.model)
 
     def decode_request(self, request: Request) -> Opened:
         """Decode and plan; the request is the form, whatever its annotation says."""
         form: Any = request
         image, mask = (form[name].file.read() for name in ("image", "mask"))
-        return open_picture(image, mask, OPTIONS, self._filler.rule, self._settings.limits)
+        settings = self._settings
+        restoration = Restoration(self._zoo, settings.model, OPTIONS, settings.limits)
+        restoration.take(image, mask)
+        return restoration, restoration.open()
 
     def batch(self, inputs: list[Opened]) -> Batch:
         """Stack the windows of all pictures."""
-        read = [opened.plan.inputs(opened.plan.windows) for opened in inputs]
+        read = [stage.plan.inputs(stage.plan.windows) for _, stage in inputs]
         pixels, holes = (np.concatenate(parts) for parts in zip(*read, strict=True))
         return inputs, pixels, holes
 
@@ -58,7 +63,7 @@ class Peer(litserve.LitAPI):  # type: ignore[misc]  # untyped, see above
             for start in range(0, len(pixels), size)
             for fill in self._filler(pixels[start : start + size], holes[start : start + size])
         )
-        return [(opened, [next(fills) for _ in opened.plan.windows]) for opened in inputs]
+        return [(opened, [next(fills) for _ in opened[1].plan.windows]) for opened in inputs]
 
     def unbatch(
         self, output: list[tuple[Opened, list[Pixels]]]
@@ -68,9 +73,12 @@ class Peer(litserve.LitAPI):  # type: ignore[misc]  # untyped, see above
 
     def encode_response(self, output: tuple[Opened, list[Pixels]]) -> Response:
         """Lay the fills and encode."""
-        opened, fills = output
-        pixels = finish(opened.plan, fills)
-        restored = close_picture(opened, pixels, OPTIONS, infer=0, lay=0)
+        (restoration, stage), fills = output
+        for fill in fills:
+            stage.canvas.lay(fill)
+        restoration.close(stage.canvas.pixels(), infer=0, lay=0)
+        restored = restoration.restored
+        assert restored is not None
         return Response(restored.data, media_type=restored.media_type)
 
 

@@ -8,20 +8,20 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from dataclasses import fields
 from queue import Empty, SimpleQueue
 
 from inpaint.blobs import Blobs
 from inpaint.errors import InpaintError, OutOfMemory, TimedOut
-from inpaint.header import probe
 from inpaint.highres import Pixels
 from inpaint.jobs import InpaintJob, Outcome, Problem
-from inpaint.restore import Plan
 from inpaint.settings import Settings
 from models.filler import out_of_memory
 
 from .batching import Batching
+from .forming import Pass
 from .leases import Claim, Ending
-from .pipeline import Opened, Options, close_picture, open_picture
+from .pipeline import Options, Restoration
 from .rate import Rate
 from .zoo import Zoo
 
@@ -45,7 +45,7 @@ class Workshop:
         self._owed = 0  # claims that were taken and not handed back
         self._settled = threading.Condition()
         self._batching = Batching(
-            zoo.fillers,
+            zoo.everything,
             batch_seconds=settings.batch_seconds,
             most_pixels=2 * settings.max_pixels,
         )
@@ -114,17 +114,10 @@ class JobTask:
         self.alone = claim.alone
         self._claim = claim
         self._shop = shop
-        self._files: tuple[bytes, bytes | None] = b"", None
-        self._opened: Opened | None = None
         self._outcome: Outcome | None = None
-        self._options = Options(
-            mask_mode=self.job.mask_mode,
-            mask_fit=self.job.mask_fit,
-            mask_grow=self.job.mask_grow,
-            mask_feather=self.job.mask_feather,
-            output_format=self.job.output_format,
-            output_quality=self.job.output_quality,
-        )
+        options = {field.name: getattr(self.job, field.name) for field in fields(Options)}
+        limits = shop.settings.limits
+        self._restoration = Restoration(shop.zoo, self.model, Options(**options), limits)
 
     def check(self) -> None:
         """Raise Dropped or TimedOut."""
@@ -136,34 +129,31 @@ class JobTask:
 
     def fetch(self) -> int:
         """Read the uploads; return the pixels of the picture."""
-        self._shop.zoo.filler(self.model)
         blobs, job = self._shop.blobs, self.job
         image = blobs.get(job.image)
-        self._files = image, blobs.get(job.mask) if job.mask else None
-        header = probe(image, self._shop.settings.limits)
-        return header.width * header.height
+        return self._restoration.take(image, blobs.get(job.mask) if job.mask else None)
 
-    def open(self) -> Plan:
+    def open(self) -> Pass:
         """Decode and plan."""
-        image, mask = self._files
-        self._files = b"", None
-        rule = self._shop.zoo.filler(self.model).rule
-        self._opened = open_picture(image, mask, self._options, rule, self._shop.settings.limits)
-        return self._opened.plan
+        return self._restoration.open()
 
-    def close(self, pixels: Pixels, *, infer: float, lay: float) -> None:
-        """Encode and store the result."""
-        opened, self._opened = self._opened, None
-        assert opened is not None
-        done = close_picture(opened, pixels, self._options, infer=infer, lay=lay)
-        del opened, pixels
-        result = self._shop.blobs.put(done.data)
-        facts = {name: value for name, value in vars(done).items() if name != "data"}
-        self._outcome = Outcome(model=self.model, digest=self._digest(), result=result, **facts)
+    def close(self, pixels: Pixels, *, infer: float, lay: float) -> Pass | None:
+        """Go on to the next pass; after the last, store what has come of it."""
+        following = self._restoration.close(pixels, infer=infer, lay=lay)
+        if (done := self._restoration.restored) is not None:
+            blobs = self._shop.blobs
+            self._outcome = Outcome(
+                model=self.model,
+                digest=self._digest(),
+                result=blobs.put(done.data),
+                mask=blobs.put(done.mask) if done.mask else None,
+                **done.facts(),
+            )
+        return following
 
     def end(self, error: Exception | None) -> None:
         """Turn what ended it into what is committed, and log it."""
-        self._opened = None
+        self._restoration.drop()
         ending = self._ending(error)
         if isinstance(ending, Outcome):
             seconds = time.monotonic() - self._claim.began
@@ -189,5 +179,6 @@ class JobTask:
 
     def _digest(self) -> str | None:
         """Of the model's checkpoint, where this worker holds the model."""
-        card = self._shop.zoo.cards.get(self.model)
+        zoo = self._shop.zoo
+        card = zoo.cards.get(self.model) or zoo.detector_cards.get(self.model)
         return card.digest if card else None

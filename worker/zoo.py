@@ -1,10 +1,13 @@
-"""The models that a worker holds: found by name, loaded and warmed at start, kept until the end."""
+"""The models that a worker holds: found by name, loaded and warmed at start, kept until the end.
+
+Some fill, generators; some find damage, detectors. Neither is ever taken for the other.
+"""
 
 import hashlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal, Self
@@ -14,12 +17,13 @@ import torch
 from inpaint.catalogue import Card
 from inpaint.errors import StartFailed, UnknownModel
 from inpaint.settings import Settings
-from models.checkpoint import SUFFIX, load
+from models.checkpoint import SUFFIX, Header, load, load_detector, read_header
 from models.classical import Classical
+from models.damage import Detector
 from models.engine import Precision
 from models.filler import Filler, fastest_filler
 from models.generator import Generator
-from models.registry import GENERATORS, create
+from models.registry import DETECTORS, GENERATORS, Network, create
 
 CLASSICAL = [name for name, kind in GENERATORS.items() if issubclass(kind, Classical)]
 DIGEST_DIGITS = 16  # hexadecimal, of the 64 that SHA-256 has: enough to tell checkpoints apart
@@ -32,10 +36,12 @@ log = logging.getLogger("inpaint.worker")
 
 @dataclass(frozen=True)
 class Zoo:
-    """Fillers by the name of their model, with the models' cards."""
+    """Fillers and detectors by the name of their model, with the models' cards."""
 
     fillers: Mapping[str, Filler]
-    cards: Mapping[str, Card]
+    cards: Mapping[str, Card]  # of the fillers
+    detectors: Mapping[str, Detector] = field(default_factory=dict)
+    detector_cards: Mapping[str, Card] = field(default_factory=dict)
     device: str = "cpu"
     engine: str = "opencv"  # of the learned models, if there is one; "openvino, torch eager" if two
     precision: str = "fp32"  # likewise
@@ -46,7 +52,8 @@ class Zoo:
 
         Raises:
             BadCheckpoint: naming the file and the reason.
-            UnknownModel: if a model is asked for that is not found.
+            UnknownModel: if a model is asked for that is not found, or if the default one is a
+                detector.
             StartFailed: if the device is not there, or the folder of checkpoints, or if OpenVINO is
                 asked for and does not take a model.
         """
@@ -57,26 +64,45 @@ class Zoo:
                 raise UnknownModel(f"There is no model {name}; found are: {', '.join(known)}.")
         device, precision = _device(settings.device), PRECISIONS[settings.precision]
         fillers: dict[str, Filler] = {}
-        cards = {}
+        detectors: dict[str, Detector] = {}
+        cards: dict[str, Card] = {}
         for name in settings.models or known:
-            began = time.monotonic()
-            generator, cards[name] = _open(name, found.get(name))
-            filler = fillers[name] = fastest_filler(generator, device, precision, settings.engine)
+            began, path = time.monotonic(), found.get(name)
+            model: Filler | Detector
+            if path is not None and read_header(path).architecture in DETECTORS:
+                network, header = load_detector(path)
+                assert header.detection is not None  # `load_detector` has seen it
+                cards[name] = _card(path, network, header)
+                model = detectors[name] = Detector(
+                    network, header.detection, device, precision, settings.engine
+                )
+            else:
+                generator, cards[name] = _open(name, path)
+                model = fillers[name] = fastest_filler(
+                    generator, device, precision, settings.engine
+                )
             loaded = time.monotonic()
-            filler.warm()
+            model.warm()
             warmed = time.monotonic()
             log.info(
                 "%s loaded in %.1f s for %s, warmed in %.1f s",
                 name,
                 loaded - began,
-                filler.engine,
+                model.engine,
                 warmed - loaded,
             )
-        learned = [filler for name, filler in fillers.items() if name not in CLASSICAL]
-        shown = learned or list(fillers.values())
+        if settings.model in detectors:
+            raise UnknownModel(
+                f"{settings.model} finds damage and fills nothing; generators are: "
+                f"{', '.join(fillers)}."
+            )
+        learned = [name for name in cards if name not in CLASSICAL]
+        shown = [fillers.get(name) or detectors[name] for name in learned or cards]
         return cls(
             fillers,
-            cards,
+            {name: cards[name] for name in fillers},
+            detectors,
+            {name: cards[name] for name in detectors},
             device=shown[0].device,
             engine=_words(filler.engine for filler in shown),
             precision=_words(SHORT[filler.precision] for filler in shown),
@@ -94,6 +120,30 @@ class Zoo:
                 field="model",
             )
         return self.fillers[name]
+
+    def detector(self, name: str) -> Detector:
+        """Return a detector.
+
+        Raises:
+            UnknownModel: naming those that this worker holds.
+        """
+        if name not in self.detectors:
+            held = ", ".join(self.detectors) or "none"
+            raise UnknownModel(
+                f"This worker holds no detector {name}; it holds: {held}.", field="auto_mask"
+            )
+        return self.detectors[name]
+
+    @property
+    def everything(self) -> Mapping[str, Filler | Detector]:
+        """Whatever fills windows, with fills or with probabilities."""
+        return {**self.fillers, **self.detectors}
+
+    @property
+    def needs(self) -> list[str]:
+        """What jobs may need that are taken here, in the words of `InpaintJob.needs`."""
+        both = [f"{model}+{detector}" for model in self.fillers for detector in self.detectors]
+        return [*self.fillers, *both, *self.detectors]
 
 
 def find(folder: Path | None) -> dict[str, Path]:
@@ -117,18 +167,22 @@ def _open(name: str, path: Path | None) -> tuple[Generator, Card]:
         generator = create(name, {})
         return generator, Card(name=name, architecture=name, source=generator.source or None)
     generator, header = load(path)
+    return generator, _card(path, generator, header)
+
+
+def _card(path: Path, network: Network, header: Header) -> Card:
+    """Return what is known about a checkpoint."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    card = Card(
-        name=name,
+    return Card(
+        name=header.name,
         architecture=header.architecture,
-        parameters=sum(tensor.numel() for tensor in generator.parameters()),
+        parameters=sum(tensor.numel() for tensor in network.parameters()),
         digest=f"sha256:{digest[:DIGEST_DIGITS]}",
         trained=header.rule.trained,
         license=header.license,
         source=header.source or None,
     )
-    return generator, card
 
 
 def _words(words: Iterable[str]) -> str:
