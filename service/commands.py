@@ -1,5 +1,6 @@
 """`inpaint serve`: the gateway, or with `--embedded` the whole service on this machine."""
 
+import gc
 import logging
 from contextlib import suppress
 from pathlib import Path
@@ -53,8 +54,10 @@ def answer(settings: Settings) -> None:
     open_blobs(settings)  # here, where a refusal is one line and not a trace
     check_queue(settings.redis)
     with listen(settings.host, settings.port) as listener:
+        app = create_app(settings)
+        gc.freeze()  # what is here stays: no collection looks at it again
         config = uvicorn.Config(
-            create_app(settings),
+            app,
             loop="uvloop",
             http=BoundedHead,
             access_log=False,  # a tenth of the time of a request; refusals and jobs are logged

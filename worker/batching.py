@@ -142,7 +142,10 @@ class Batching:
         while (call := self._calls.get(large=large)) is not None:
             self._since[threading.get_ident()] = time.monotonic()
             call()
-            del self._since[threading.get_ident()], call  # frees the picture now
+            del call  # frees the picture now
+            if (batch := self._next(wait=False)) is not None:  # so that no thread need be woken
+                self._make(batch)
+            del self._since[threading.get_ident()], batch
 
     def _fetch(self, work: Work) -> None:
         with self._ends(work):
@@ -150,7 +153,9 @@ class Batching:
             work.pixels = work.task.fetch()
             with self._lock:
                 self._parked.append(work)
-                self._unpark()
+                at_once = self._unpark(work)
+            if at_once:
+                self._open(work)
 
     def _open(self, work: Work) -> None:
         began = time.monotonic()
@@ -168,7 +173,8 @@ class Batching:
             work.enter(stage)
             if work.windows:
                 self._former.add(work)
-                self._ready.notify()
+                if self._flying:  # else this thread looks for a batch itself
+                    self._ready.notify()
         if not stage.plan.windows:
             self._lay(work)
 
@@ -205,33 +211,44 @@ class Batching:
     # --- collate thread -------------------------------------------------------------------------
 
     def _collate(self) -> None:
+        ident = threading.get_ident()
         while (batch := self._next()) is not None:
-            began = self._since[threading.get_ident()] = time.monotonic()
-            filling = self._read(batch)
-            if filling is not None:
-                self._batches.put(filling)
-            del self._since[threading.get_ident()]
-            with self._lock:
-                self._load_seconds = max(time.monotonic() - began, 0.9 * self._load_seconds)
-                if filling is None:
-                    self._flying.pop()
-            del batch, filling  # while this waits, nothing is kept
+            self._since[ident] = time.monotonic()
+            self._make(batch)
+            del self._since[ident], batch  # while this waits, nothing is kept
 
-    def _next(self) -> Batch | None:
-        """Wait until a batch is due, and take it; None: closed."""
+    def _make(self, batch: Batch) -> None:
+        """Read a batch that was taken, and hand it to the model thread."""
+        began = time.monotonic()
+        filling = self._read(batch)
+        if filling is not None:
+            self._batches.put(filling)
         with self._lock:
-            while not self._closed:
-                batch, wait = None, None
+            self._load_seconds = max(time.monotonic() - began, 0.9 * self._load_seconds)
+            if filling is None:
+                self._flying.pop()
+
+    def _next(self, *, wait: bool = True) -> Batch | None:
+        """Take a batch as soon as one is due; None: closed.
+
+        Args:
+            wait: else only one that the idle model could begin at once is taken, or None.
+        """
+        with self._lock:
+            while not self._closed and (wait or not self._flying):
+                batch, left = None, None
                 if len(self._flying) < IN_FLIGHT and self._unlaid <= self._most_unlaid:
                     batch = self._former.choose()
                 if batch is not None:
-                    wait = self._wait(batch)
-                    if wait <= 0:
+                    left = self._wait(batch)
+                    if left <= 0:
                         self._fly(self._former.seconds(batch))
                         self._coming -= self._former.take(batch)
                         self._space.notify()
                         return batch
-                self._ready.wait(wait)
+                if not wait:
+                    break
+                self._ready.wait(left)
         return None
 
     def _wait(self, batch: Batch) -> float:
@@ -330,11 +347,13 @@ class Batching:
             self._begun += 1
             self._calls.put(partial(self._fetch, self._arrived.popleft()))
 
-    def _unpark(self) -> None:
+    def _unpark(self, mine: Work | None = None) -> bool:
         """Open what may be decoded: interactive tasks first, those of a lane in their order.
 
-        Where one is too large for the moment, small ones pass it.
+        Where one is too large for the moment, small ones pass it. A small one that the calling
+        thread has just fetched is left to it: then this returns True.
         """
+        at_once = False
         for urgent, share in ((True, 1.0), (False, ALBUMS_SHARE)):
             waits = False
             for work in [work for work in self._parked if work.task.urgent == urgent]:
@@ -344,7 +363,11 @@ class Batching:
                     continue
                 self._parked.remove(work)
                 self._decoded += work.pixels
-                self._calls.put(partial(self._open, work), pixels=work.pixels)
+                if work is mine and work.pixels < LARGE:
+                    at_once = True
+                else:
+                    self._calls.put(partial(self._open, work), pixels=work.pixels)
+        return at_once
 
     def _are_laid(self, fills: list[Pixels]) -> None:
         """Count fills as no longer waiting."""

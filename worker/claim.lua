@@ -3,14 +3,14 @@
 -- ARGV: token (of this claim), lease (seconds), room (jobs), '1' if the worker holds nothing, '1' if an earlier claim
 -- with this token may have succeeded though its answer was lost, worker's name, now as RQ writes times (for the record
 -- only), the bell, what is rung there if no job is found ('': nothing).
--- Returns for each job {queue, id, leases lost, its hash as a list}.
+-- Returns whether jobs wait that were not taken (1 or 0), and for each that was {queue, id, leases lost, its hash as a list}.
 -- Whatever is written first frees memory, so that a full server still drains.
 
 local token, lease, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local idle, again = ARGV[4] == '1', ARGV[5] == '1'
 
 if redis.call('EXISTS', 'rq:suspended') == 1 then
-  return {}
+  return {0, {}}
 end
 
 local function wip(key)
@@ -63,7 +63,7 @@ if not chosen then
     redis.pcall('RPUSH', ARGV[8], ARGV[9])
     redis.pcall('LTRIM', ARGV[8], -8, -1)
   end
-  return {}
+  return {0, {}}
 end
 
 local time = redis.call('TIME')
@@ -77,7 +77,7 @@ for _, key in ipairs({KEYS[chosen], KEYS[partner]}) do
       break
     end
     if lost > 0 and not (idle and #taken == 0) then
-      return taken -- a suspect waits, at the front, for a worker that holds nothing else
+      return {1, taken} -- a suspect waits, at the front, for a worker that holds nothing else
     end
     redis.call('LPOP', key)
     redis.call('ZADD', wip(key), deadline, id .. ':' .. token)
@@ -85,8 +85,8 @@ for _, key in ipairs({KEYS[chosen], KEYS[partner]}) do
       'started_at', ARGV[7], 'last_heartbeat', ARGV[7])
     taken[#taken + 1] = {key, id, lost, redis.call('HGETALL', 'rq:job:' .. id)}
     if lost > 0 then
-      return taken
+      return {1, taken}
     end
   end
 end
-return taken
+return {redis.call('EXISTS', unpack(KEYS)) > 0 and 1 or 0, taken}

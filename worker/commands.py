@@ -1,5 +1,6 @@
 """`inpaint worker`: load the models, then take jobs from the queue until asked to stop."""
 
+import gc
 import logging
 import os
 import socket
@@ -85,5 +86,6 @@ def serve(settings: Settings, open_zoo: Callable[[Settings], Zoo]) -> None:
         connect(settings) as redis,
         Beat(redis, settings, card, shop.rate),
     ):
+        gc.freeze()  # what is here stays: no collection looks at it again
         work(settings, zoo.needs, shop)
     log.info("stopped")

@@ -118,6 +118,7 @@ class BatchWorker(SimpleWorker):
         self._held: dict[Claim, tuple[Job, str]] = {}  # with the token of its lease
         self._changed = threading.Condition()  # guards `_held`, told when it shrinks
         self._claims = 0
+        self._more = True  # as far as is known there are jobs; a claim says so, or the bell
         self._token = uuid4().hex  # of the next claim
         self._unsure = False  # the last claim's answer was lost: it may have taken jobs
         self._beat_at = 0.0  # server's time of the last beat
@@ -145,10 +146,11 @@ class BatchWorker(SimpleWorker):
             if not room:
                 continue
             try:
-                if claimed := self.claim(room, rung):
+                if self._more and (claimed := self.claim(room, rung)):
                     return claimed, self.queues[0]
                 if timeout is None and not self._held:
                     break
+                self._more = True  # whatever is heard, or nothing: it is time to look again
                 rung = self.connection.blpop([BELL], timeout=BELL_SECONDS)
             except RedisError as error:
                 log.warning("cannot take jobs, going on trying: %s", error)
@@ -221,8 +223,8 @@ class BatchWorker(SimpleWorker):
         words: list[Any] = [self._token, self._settings.lease_seconds, room]
         words += [int(not self._held), int(self._unsure), self.name, utcformat(now()), BELL, ring]
         self._unsure = True
-        found = self._run["claim"](keys=self._keys[lane], args=words)
-        self._unsure = False
+        more, found = self._run["claim"](keys=self._keys[lane], args=words)
+        self._unsure, self._more = False, bool(more)
         if not found:
             return []
         self._claims += 1
