@@ -1,8 +1,8 @@
 """The console script `inpaint`: a table of commands, each found by name when it is chosen.
 
 Only the chosen command's module is imported, so `inpaint --help` needs neither torch nor FastAPI.
-A refusal is one line on stderr. Exit codes: 0 done, 1 refused or failed, 2 wrong usage,
-130 interrupted.
+A refusal is one line on stderr. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 some of
+many failed, 130 interrupted.
 """
 
 import importlib
@@ -25,7 +25,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("service.commands:serve", "Answer HTTP; --embedded starts all the rest too."),
     "worker": Command("worker.commands:worker", "Load the models and take jobs from the queue."),
-    "run": Command("worker.run:run", "Fill the holes of pictures, without a server."),
+    "run": Command("worker.run:run", "Restore pictures, or folders of them, without a server."),
+    "mask": Command("worker.run:propose", "Write masks of the damage in pictures."),
     "import": Command("models.commands:import_weights", "Make a checkpoint of published weights."),
     "demo": Command("service.demo:demo", "Restore a real photograph: before | mask | after."),
     "train": Command(

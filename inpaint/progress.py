@@ -27,6 +27,7 @@ class Tally:
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
+            speed_estimate_period=300,  # seconds: pictures may take long
         )
         self._task = self._bar.add_task("", total=total)
 

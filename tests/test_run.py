@@ -203,7 +203,6 @@ def test_an_input_is_never_written_over(here, arguments, capsys):
         ("one.png", "-o", "out.png", "--format", "jpeg"),
         ("one.png", "sub/one.png", "-o", "out"),
         ("one.png", "-o", "notes"),
-        ("one.png", "-o", "out", "--mask", "auto"),
         ("one.png", "-o", "out", "--mask-grow", "-1"),
         ("one.png", "-o", "out", "--quality", "0"),
         ("one.png", "-o", "out.png", "--resume"),

@@ -19,20 +19,22 @@ from inpaint.errors import (
     ImageUnreadable,
     InpaintError,
     Internal,
+    MaskEmpty,
     MaskUnreadable,
     OutOfMemory,
 )
-from inpaint.header import Limits
+from inpaint.header import MEDIA_TYPES, Limits, probe
 from inpaint.highres import Pixels
 from inpaint.journal import Journal
 from inpaint.pairs import Pair
+from inpaint.picture import decode, encode
 from inpaint.progress import Tally
 from inpaint.settings import Settings
 from models.filler import out_of_memory
 
 from .batching import Batching
 from .forming import Pass
-from .pipeline import Options, Restoration
+from .pipeline import Options, Restoration, Restored
 from .zoo import Zoo
 
 log = logging.getLogger("inpaint.worker")
@@ -72,6 +74,7 @@ class Work:
         options: what is done to each picture.
         digest: of all that decides what a result looks like, as `inpaint.journal.digest`.
         limits: for the files.
+        blank: whether an empty mask says that nothing is to be done; else it is refused.
         journal: of the folder of the results; None: the result is one file by name.
         ended: those that have.
         stopped: no more are to be worked on.
@@ -82,6 +85,7 @@ class Work:
     options: Options
     digest: str
     limits: Limits
+    blank: bool
     journal: Journal | None
     ended: SimpleQueue[Item] = field(default_factory=SimpleQueue)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -123,18 +127,57 @@ class FileTask:
         """Go on to the next pass; after the last, write what has come of it."""
         following = self._restoration.close(pixels, infer=infer, lay=lay)
         if (done := self._restoration.restored) is not None:
-            item, book, facts = self._item, self._work.journal, done.facts()
-            note = partial(book.add, item.pair, self._inputs, facts) if book else None
-            journal.write(item.pair.output, done.data, before=note)
-            item.done = {"output": str(item.pair.output), **facts}
+            self._write(done)
         return following
 
     def end(self, error: Exception | None) -> None:
         """Hand on how it has ended."""
         self._restoration.drop()
+        if isinstance(error, MaskEmpty) and self._work.blank:
+            error = self._pass_on()
         if error is not None and not isinstance(error, Stopped):
             self._item.refusal = _refusal(error)
         self._work.ended.put(self._item)
+
+    def _pass_on(self) -> Exception | None:
+        """Write a picture of which nothing is to be changed; return what is against it."""
+        options, limits, path = self._work.options, self._work.limits, self._item.pair.image
+        try:
+            data = _read(path, limits, "image")
+            header = probe(data, limits)
+            same = options.output_format in ("same", header.format)
+            if unchanged := same and options.output_quality is None:
+                written = header.format
+            else:
+                picture = decode(data, limits)
+                data = encode(picture, options.output_format, options.output_quality)
+                written = probe(data).format
+            done = Restored(
+                data=data,
+                mask=None,
+                media_type=MEDIA_TYPES[written],
+                format=header.format,
+                mode=header.mode,
+                width=header.width,
+                height=header.height,
+                mask_source="mask",
+                mask_mode=None,
+                coverage=0.0,
+                windows=0,
+                unchanged=unchanged,
+                warning=None,
+                seconds={},
+            )
+            self._write(done)
+        except Exception as error:  # noqa: BLE001  # handed on as what a stage raises
+            return error
+        return None
+
+    def _write(self, done: Restored) -> None:
+        item, book, facts = self._item, self._work.journal, done.facts()
+        note = partial(book.add, item.pair, self._inputs, facts) if book else None
+        journal.write(item.pair.output, done.data, before=note)
+        item.done = {"output": str(item.pair.output), **facts}
 
 
 def work_through(
@@ -160,6 +203,9 @@ def work_through(
 
         def note(item: Item) -> None:
             tally.ended(str(item.pair.image), item.refusal)
+            if item.done.get("warning"):
+                share = f"{100 * item.done['coverage']:.0f} %"
+                tally.say(f"{item.pair.image}: {share} of it is taken for damage; look at it")
             if item.refusal is not None and not keep_going:
                 work.stopped.set()
 

@@ -1,164 +1,179 @@
-"""`inpaint run`: fill the holes of pictures on this machine, without a server.
+"""`inpaint run` and `inpaint mask`: pictures on this machine, without a server.
 
-In: picture files and folders of them, and a mask for all, a folder of masks that have their names,
-or none: then each picture's own transparency. Out: the pictures restored, in the same folders, and
-a report if one is asked for. They go through the worker's stages, so the next one is decoded while
-one is filled. A run that was interrupted or killed is gone on with by `--resume`.
+In: picture files and folders of them. `run` fills holes: those of a mask for all, of a folder of
+masks that have the pictures' names, of damage that is found, or of each picture's transparency.
+`mask` finds damage and writes it down, to be looked at; `run` takes those masks. Out: results in
+the same folders, and a report if one is asked for.
+
+They go through the worker's stages, so one picture is decoded while another is searched and a
+third is filled. What was interrupted or killed goes on with `--resume`: `inpaint.journal`.
 """
 
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from inpaint import journal
+from inpaint.catalogue import Card
+from inpaint.jobs import AutoMask
 from inpaint.journal import Journal
-from inpaint.pairs import IMAGES, Pairs, check, pair
-from inpaint.picture import OutputFormat
+from inpaint.options import (
+    AUTO,
+    FAILED,
+    INTERRUPTED,
+    SOME_FAILED,
+    Conduct,
+    Device,
+    Feather,
+    Format,
+    Grow,
+    Images,
+    KeepGoing,
+    Mask,
+    Model,
+    Output,
+    Overwrite,
+    Quality,
+    Report,
+    Resume,
+    Sensitivity,
+    find,
+    given,
+)
+from inpaint.pairs import Pairs, check, pair
 from inpaint.settings import Settings, load
 
 from .files import Item, Work, work_through
 from .pipeline import Options
 from .zoo import Zoo
 
-MOST_GROWN = 128  # pixels, as through HTTP
-FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130  # exit codes
+DETECTOR: AutoMask = "scratches"  # of `--mask auto`
 
 
 def run(
-    images: Annotated[
-        list[Path], typer.Argument(help="Pictures, and folders of them.", metavar=IMAGES)
-    ],
+    images: Images,
     *,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Folder for the results; or a file, of one picture."),
-    ],
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            help="A mask for all pictures, white = hole, or a folder of masks with their names, in "
-            "the same folders. By default each picture's own transparency.",
-            metavar="FILE|FOLDER",
-        ),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Model; by default the service's.")] = None,
-    mask_grow: Annotated[
-        int, typer.Option(help="Widen the hole, pixels.", min=0, max=MOST_GROWN)
-    ] = 0,
-    mask_feather: Annotated[
-        int, typer.Option(help="Blend its outermost pixels, pixels.", min=0, max=MOST_GROWN)
-    ] = 0,
-    format: Annotated[OutputFormat, typer.Option(help="Of the results.")] = "same",
-    quality: Annotated[
-        int | None, typer.Option(help="Of JPEG and WebP; by default as before.", min=1, max=100)
-    ] = None,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Go on after a picture that fails.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that are there.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Leave out what an earlier run has done.")
-    ] = False,
-    report: Annotated[
-        Path | None, typer.Option(help="Write what was done here, as JSON.", dir_okay=False)
-    ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"] | None, typer.Option(help="By default the setting.")
-    ] = None,
+    output: Output,
+    mask: Mask = None,
+    sensitivity: Sensitivity = None,
+    model: Model = None,
+    mask_grow: Grow = None,
+    mask_feather: Feather = 0,
+    format: Format = "same",
+    quality: Quality = None,
+    keep_going: KeepGoing = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    report: Report = None,
+    device: Device = None,
 ) -> None:
     """Fill the holes of pictures, without a server.
 
-    Ends with status 3 if some failed, with 1 if it stopped at the first that did, with 130 at
-    Ctrl-C; the report is written in any case.
+    A mask from a folder that is empty leaves its picture as it is. Ends with status 3 if some
+    failed, with 1 if it stopped at the first that did, with 130 at Ctrl-C; the report is written in
+    any case.
     """
-    pairs = pair(images, mask, output, format)
-    given = {"model": model, "device": device}
-    settings = load({name: value for name, value in given.items() if value is not None})
+    pairs = find(images, mask, output, format, sensitivity)
+    settings = load(given(model=model, device=device))
     options = Options(
-        mask_mode="auto",
-        mask_fit="exact",
         mask_grow=mask_grow,
         mask_feather=mask_feather,
+        auto_mask=DETECTOR if mask == AUTO else "none",
         output_format=pairs.format,
         output_quality=quality,
+        **given(auto_mask_sensitivity=sensitivity),
     )
-    restore(
-        pairs,
-        options,
-        settings,
-        report=report,
-        keep_going=keep_going,
-        overwrite=overwrite,
-        resume=resume,
-    )
+    conduct = Conduct(keep_going=keep_going, overwrite=overwrite, resume=resume, report=report)
+    go(pairs, options, settings, conduct)
 
 
-def restore(
-    pairs: Pairs,
-    options: Options,
-    settings: Settings,
+def propose(
+    images: Images,
     *,
-    report: Path | None,
-    keep_going: bool,
-    overwrite: bool,
-    resume: bool,
+    output: Output,
+    detector: Annotated[AutoMask, typer.Option(help="What finds the damage.")] = DETECTOR,
+    sensitivity: Sensitivity = None,
+    mask_grow: Grow = None,
+    keep_going: KeepGoing = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    report: Report = None,
+    device: Device = None,
 ) -> None:
+    """Write masks of the damage in pictures, white = damage, as `inpaint run --mask` takes them.
+
+    They are PNG of 8-bit gray, with the pictures' names. Ends as `inpaint run`.
+    """
+    pairs = pair(images, None, output, "png")
+    options = Options(
+        mask_grow=mask_grow,
+        auto_mask=detector,
+        mask_only=True,
+        **given(auto_mask_sensitivity=sensitivity),
+    )
+    conduct = Conduct(keep_going=keep_going, overwrite=overwrite, resume=resume, report=report)
+    go(pairs, options, load(given(device=device)), conduct)
+
+
+def go(pairs: Pairs, options: Options, settings: Settings, conduct: Conduct) -> None:
     """Work through the pairs, write the report, and end with the status that says how it went."""
-    book = _book(pairs, report, overwrite=overwrite, resume=resume)
-    settings = settings.model_copy(update={"models": (settings.model,)})
+    book = _book(pairs, conduct)
     with closing(book) if book else nullcontext():
         began = time.monotonic()
-        zoo = Zoo.load(settings)
-        digests = {name: card.digest for name, card in zoo.cards.items()}
+        models: tuple[str, ...] = () if options.mask_only else (settings.model,)
+        models += () if options.auto_mask == "none" else (options.auto_mask,)
+        zoo = Zoo.load(settings.model_copy(update={"models": models}))
+        cards = {**zoo.cards, **zoo.detector_cards}
+        digests = {name: card.digest for name, card in cards.items()}
         digest = journal.digest({"models": digests, **asdict(options)})
-        work = Work(zoo, settings.model, options, digest, settings.limits, book)
+        work = Work(zoo, models[0], options, digest, settings.limits, pairs.by_name, book)
         items = [Item(each) for each in pairs.all]
-        if book is not None and resume:
+        if book is not None and conduct.resume:
             for item in items:
                 if (facts := book.find(item.pair, digest)) is not None:
                     item.done, item.kept = {"output": str(item.pair.output), **facts}, True
         interrupted = False
         try:
             todo = [item for item in items if not item.kept]
-            work_through(todo, work, settings, keep_going=keep_going)
+            work_through(todo, work, settings, keep_going=conduct.keep_going)
         except KeyboardInterrupt:
             interrupted = True
-    summary = _summary(items, zoo, time.monotonic() - began)
-    typer.echo(summary.pop("text"))
-    if report is not None:
+    seconds = time.monotonic() - began
+    summary = _summary(items, zoo, cards, seconds)
+    typer.echo(_line(items, summary, "searched" if options.mask_only else "restored"))
+    if conduct.report is not None:
         facts = {**summary, "images": [item.report() for item in items]}
-        journal.write(report, (json.dumps(facts, indent=2) + "\n").encode())
+        journal.write(conduct.report, (json.dumps(facts, indent=2) + "\n").encode())
     if interrupted:
         if book is not None:
             typer.echo("Interrupted; the same command with --resume goes on.", err=True)
         raise typer.Exit(INTERRUPTED)
     if summary["failed"]:
-        raise typer.Exit(SOME_FAILED if keep_going else FAILED)
+        raise typer.Exit(SOME_FAILED if conduct.keep_going else FAILED)
 
 
-def _book(pairs: Pairs, report: Path | None, *, overwrite: bool, resume: bool) -> Journal | None:
+def _book(pairs: Pairs, conduct: Conduct) -> Journal | None:
     """Refuse what would be written over, and begin the journal of the folder of the results."""
     if pairs.others:
-        typer.echo(f"Left out, for their names are no pictures': {_counts(pairs.others)}", err=True)
+        typer.echo(f"Left out, as their names are no pictures': {_counts(pairs.others)}", err=True)
     if pairs.folder is None:
-        if resume:
-            raise typer.BadParameter("--resume is for results in a folder.", param_hint="--resume")
-        check(pairs.all, report, overwrite=overwrite)
+        if conduct.resume:
+            raise typer.BadParameter("It is for results in a folder.", param_hint="--resume")
+        check(pairs.all, conduct.report, overwrite=conduct.overwrite)
         return None
     book = Journal(pairs.folder)
-    ours = {each.output for each in pairs.all if book.whole(each)} if resume else set()
-    if resume and report is not None:
-        ours.add(report)
-    check(pairs.all, report, overwrite=overwrite, ours=ours)
+    ours = set()
+    if conduct.resume:
+        ours = {each.output for each in pairs.all if book.whole(each)}
+        if conduct.report is not None:
+            ours.add(conduct.report)
+    check(pairs.all, conduct.report, overwrite=conduct.overwrite, ours=ours)
     book.begin()
     return book
 
@@ -167,31 +182,36 @@ def _counts(others: Counter[str]) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
 
 
-def _summary(items: Sequence[Item], zoo: Zoo, seconds: float) -> dict[str, Any]:
-    """Return the report's facts about the whole run, and `text`, the line that says them."""
-    (name, card), done = next(iter(zoo.cards.items())), [item.done for item in items if item.done]
-    kept = sum(item.kept for item in items)
+def _summary(
+    items: Sequence[Item], zoo: Zoo, cards: Mapping[str, Card], seconds: float
+) -> dict[str, Any]:
+    """Return the report's facts about the whole run."""
+    done = [item.done for item in items if item.done]
     failed = sum(item.refusal is not None for item in items)
-    left = len(items) - len(done) - failed
-    windows = sum(facts["windows"] for facts in done)
-    pixels = sum(facts["width"] * facts["height"] for facts in done)
-    text = (
-        f"{len(done)} of {len(items)} pictures restored in {seconds:.1f} s with {name} "
-        f"({zoo.device}, {zoo.engine}, {zoo.precision}): {pixels / 1e6:.1f} megapixels, "
-        f"{windows} windows; {failed} failed"
-    )
-    text += f", {left} not done" if left else ""
-    text += f"; {kept} of them by earlier runs" if kept else ""
     return {
-        "text": text,
-        "model": name,
-        "digest": card.digest,
+        "model": "+".join(cards),
+        "digest": "+".join(card.digest for card in cards.values() if card.digest) or None,
         "device": zoo.device,
         "engine": zoo.engine,
         "precision": zoo.precision,
         "seconds": round(seconds, 3),
+        "megapixels": round(sum(facts["width"] * facts["height"] for facts in done) / 1e6, 3),
+        "windows": sum(facts["windows"] for facts in done),
         "succeeded": len(done),
+        "unchanged": sum(facts["unchanged"] for facts in done),
+        "kept": sum(item.kept for item in items),
         "failed": failed,
-        "kept": kept,
-        "not_run": left,
+        "not_run": len(items) - len(done) - failed,
     }
+
+
+def _line(items: Sequence[Item], summary: Mapping[str, Any], verb: str) -> str:
+    """Say the summary in a line."""
+    text = (
+        f"{summary['succeeded']} of {len(items)} pictures {verb} in {summary['seconds']:.1f} s "
+        f"with {summary['model']} ({summary['device']}, {summary['engine']}, "
+        f"{summary['precision']}): {summary['megapixels']:.1f} megapixels, "
+        f"{summary['windows']} windows; {summary['failed']} failed"
+    )
+    parts = {"kept": "done by earlier runs", "unchanged": "without damage", "not_run": "not begun"}
+    return text + "".join(f", {summary[key]} {word}" for key, word in parts.items() if summary[key])

@@ -1,0 +1,331 @@
+"""`inpaint run` and `inpaint mask` on folders: found damage, interruptions, kills, `--resume`."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from inpaint.cli import main
+from inpaint.journal import NAME
+from inpaint.picture import decode
+from models.checkpoint import Detection, Header, save
+from models.detector import DamageUNet
+
+HEIGHT, WIDTH = 96, 128
+SCRATCH = np.s_[20:76, 60:63]
+
+
+def drawn(seed=0, scratched=True):
+    """Dull noise, with a white line unless it is to be whole."""
+    pixels = np.random.default_rng(seed).integers(40, 160, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    if scratched:
+        pixels[SCRATCH] = 255
+    return pixels
+
+
+@pytest.fixture(scope="session")
+def detectors(tmp_path_factory):
+    """A folder with a detector `scratches` that takes what is nearly white for a line."""
+    network = DamageUNet(DamageUNet.Config(widths=(2, 2), stem=1, dilations=(1,)))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for norm in network.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.weight.fill_(1)
+        bright, kept = network.first
+        bright.convolution.weight[0, :, 1, 1] = 1 / 3
+        bright.norm.bias[0] = -0.8  # of the image, in [-1, 1]
+        kept.convolution.weight[0, 0, 1, 1] = 1
+        network.ups[0][0].convolution.weight[0, 2, 1, 1] = 1  # the skip comes after what is below
+        network.ups[0][1].convolution.weight[0, 0, 1, 1] = 1
+        network.head.weight[0, 0] = 100
+        network.head.bias.fill_(-8)
+    folder = tmp_path_factory.mktemp("detectors")
+    header = Header.of(network, name="scratches", license="Apache-2.0", detection=Detection())
+    save(folder / "scratches.safetensors", network, header)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, detectors):
+    """A folder `scans` with photographs, one of them without damage, and other files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INPAINT_MODEL", "telea")
+    monkeypatch.setenv("INPAINT_CHECKPOINTS", str(detectors))
+    (tmp_path / "scans" / "1931" / "summer").mkdir(parents=True)
+    for number, name in enumerate(("b.png", "a.TIF", "1931/c.webp", "1931/summer/a.jpg")):
+        Image.fromarray(drawn(number)).save(tmp_path / "scans" / name, quality=95, lossless=True)
+    Image.fromarray(drawn(9, scratched=False)).save(tmp_path / "scans" / "whole.png")
+    (tmp_path / "scans" / "notes.txt").write_text("of the album")
+    (tmp_path / "scans" / ".hidden.png").write_bytes(b"no picture")
+    (tmp_path / "scans" / ".trash").mkdir()
+    (tmp_path / "scans" / ".trash" / "old.png").write_bytes(b"no picture")
+    (tmp_path / "scans" / "coming.png.part").write_bytes(b"no picture")
+    return tmp_path
+
+
+NAMES = ["1931/c.webp", "1931/summer/a.jpg", "a.TIF", "b.png", "whole.png"]
+
+
+def run(*arguments):
+    """Run a command; return its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(map(str, arguments)))
+    return ended.value.code
+
+
+def start(*arguments, **options):
+    """Start a command as a process of its own."""
+    command = [sys.executable, "-m", "inpaint", *map(str, arguments)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    return subprocess.Popen(command, **options)
+
+
+def written(folder="out"):
+    files = (path for path in Path(folder).rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in files if path.name[0] != ".")
+
+
+def samples(path):
+    return decode(Path(path).read_bytes()).samples
+
+
+def stamps(folder="out"):
+    return {name: (Path(folder) / name).stat().st_mtime_ns for name in written(folder)}
+
+
+def report(path="report.json"):
+    return json.loads(Path(path).read_text())
+
+
+def test_damage_is_found_and_filled_and_folders_and_formats_stay(here, capsys):
+    assert run("run", "scans", "-o", "out", "--mask", "auto", "--report", "report.json") == 0
+    assert written() == NAMES
+    result = samples("out/b.png")
+    changed = (result != drawn(0)).any(axis=2)
+    rows, columns = np.nonzero(changed)
+    assert changed[SCRATCH].mean() > 0.9
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (18, 77, 58, 64)  # 2 more
+    assert Path("out/whole.png").read_bytes() == Path("scans/whole.png").read_bytes()
+    facts = {each["image"]: each for each in report()["images"]}
+    order = ["a.TIF", "b.png", "whole.png", "1931/c.webp", "1931/summer/a.jpg"]
+    assert list(facts) == [f"scans/{name}" for name in order]
+    assert facts["scans/whole.png"]["unchanged"]
+    assert facts["scans/whole.png"]["coverage"] == 0
+    assert facts["scans/b.png"]["mask_source"] == "scratches"
+    said = capsys.readouterr()
+    assert "5 of 5 pictures restored" in said.out
+    assert "1 without damage" in said.out
+    assert "1 .txt" in said.err
+
+
+def test_masks_that_were_proposed_and_changed_are_used_as_they_are(here):
+    assert run("mask", "scans", "-o", "masks") == 0
+    assert written("masks") == [str(Path(name).with_suffix(".png")) for name in NAMES]
+    with Image.open("masks/1931/c.png") as mask:
+        assert mask.mode == "L"
+        hole = np.asarray(mask)
+    assert set(np.unique(hole)) == {0, 255}
+    assert hole[SCRATCH].all()
+    assert not hole[:, 80:].any()
+    assert not samples("masks/whole.png").any()
+    changed = samples("masks/b.png").copy()
+    changed[:48] = 0  # a person spares the upper half
+    Image.fromarray(changed).save("masks/b.png")
+    assert run("run", "scans", "-o", "out", "--mask", "masks", "--report", "report.json") == 0
+    assert written() == NAMES
+    result = samples("out/b.png")
+    assert np.array_equal(result[:48], drawn(0)[:48])
+    assert (result[SCRATCH][28:] < 255).any(axis=2).all()
+    assert Path("out/whole.png").read_bytes() == Path("scans/whole.png").read_bytes()
+    assert [each["unchanged"] for each in report()["images"]] == [False, False, True, False, False]
+
+
+def test_masks_grow_and_are_more_sensitive_as_asked(here):
+    assert run("mask", "scans/b.png", "-o", "plain.png") == 0
+    assert run("mask", "scans/b.png", "-o", "grown.png", "--mask-grow", 3) == 0
+    assert np.count_nonzero(samples("plain.png")) == 56 * 3
+    assert np.count_nonzero(samples("grown.png")) == 62 * 9
+    gray = drawn(0)
+    gray[SCRATCH] = 239  # a logit of -0.5
+    Image.fromarray(gray).save("gray.png")
+    for sensitivity, found in ((0.0, False), (1.0, True)):
+        name = f"{sensitivity}.png"
+        assert run("mask", "gray.png", "-o", name, "--sensitivity", sensitivity) == 0
+        assert samples(name).any() == found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "scans", "-o", "out", "--sensitivity", "0.5"),
+        ("run", "scans", "-o", "out", "--mask", "auto", "--sensitivity", "2"),
+        ("mask", "scans", "-o", "masks", "--detector", "nonesuch"),
+        ("mask", "scans/b.png", "-o", "mask.jpg"),
+        ("mask", "scans", "scans/a.TIF", "-o", "masks"),
+        ("mask", "absent", "-o", "masks"),
+    ],
+)
+def test_wrong_usage_of_found_damage_writes_nothing(here, arguments):
+    assert run(*arguments) == 2
+    assert sorted(path.name for path in here.iterdir()) == ["scans"]
+
+
+def test_results_and_masks_below_the_folder_are_no_pictures_of_it(here):
+    assert run("mask", "scans", "-o", "scans/masks") == 0
+    assert run("run", "scans", "-o", "scans/out", "--mask", "scans/masks") == 0
+    assert written("scans/out") == NAMES
+
+
+def test_resume_does_what_is_new_or_changed_and_nothing_else(here, capsys):
+    assert run("run", "scans", "-o", "out", "--mask", "auto") == 0
+    before = stamps()
+    assert run("run", "scans", "-o", "out", "--mask", "auto") == 1
+    assert "--resume" in capsys.readouterr().err
+    Image.fromarray(drawn(20)).save("scans/new.png")
+    Image.fromarray(drawn(21)).save("scans/b.png")
+    Path("out/a.TIF").unlink()
+    arguments = [
+        "run",
+        "scans",
+        "-o",
+        "out",
+        "--mask",
+        "auto",
+        "--resume",
+        "--report",
+        "report.json",
+    ]
+    assert run(*arguments) == 0
+    after = stamps()
+    assert {name for name in after if after[name] != before.get(name)} == {
+        "a.TIF",
+        "b.png",
+        "new.png",
+    }
+    assert (report()["succeeded"], report()["kept"]) == (6, 3)
+    assert "6 of 6 pictures restored" in (said := capsys.readouterr().out)
+    assert "3 done by earlier runs" in said
+    facts = {each["image"]: each for each in report()["images"]}
+    assert facts["scans/1931/c.webp"]["kept"]
+    assert facts["scans/1931/c.webp"]["coverage"] > 0  # told from the journal
+    assert run(*arguments) == 0
+    assert stamps() == after
+
+
+def test_resume_runs_again_with_other_options(here):
+    assert run("run", "scans", "-o", "out", "--mask", "auto") == 0
+    before = stamps()
+    assert run("run", "scans", "-o", "out", "--mask", "auto", "--mask-grow", 4, "--resume") == 0
+    assert not set(before.values()) & set(stamps().values())
+
+
+def test_resume_leaves_what_it_has_not_written(here, capsys):
+    assert run("run", "scans", "-o", "out", "--mask", "auto") == 0
+    Path("out/b.png").write_bytes(b"precious")
+    Path("scans/b.png").touch()
+    assert run("run", "scans", "-o", "out", "--mask", "auto", "--resume") == 1
+    assert "out/b.png is there already" in capsys.readouterr().err
+    assert Path("out/b.png").read_bytes() == b"precious"
+    assert run("run", "scans", "-o", "out", "--mask", "auto", "--resume", "--overwrite") == 0
+    assert samples("out/b.png").shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_line_of_the_journal_that_was_cut_off_costs_one_picture(here):
+    assert run("run", "scans", "-o", "out", "--mask", "auto") == 0
+    book, before = Path("out") / NAME, stamps()
+    book.write_bytes(book.read_bytes()[:-40])
+    last = json.loads(book.read_text().splitlines()[-2])["output"]
+    cut = (
+        {*NAMES} - {json.loads(line)["output"] for line in book.read_text().split("\n")[1:-1]}
+    ).pop()
+    assert cut != last
+    Path("out", cut).unlink()
+    assert run("run", "scans", "-o", "out", "--mask", "auto", "--resume") == 0
+    after = stamps()
+    assert {name for name in after if after[name] != before[name]} == {cut}
+    assert run("run", "scans", "-o", "out", "--mask", "auto", "--resume") == 0
+    assert stamps() == after
+
+
+@pytest.fixture
+def many(here):
+    """A folder of photographs that take a while; the options that restore it."""
+    (here / "many").mkdir()
+    for number in range(24):
+        pixels = np.tile(drawn(number), (4, 4, 1))
+        Image.fromarray(pixels).save(here / "many" / f"{number:02}.png", compress_level=1)
+    hole = np.tile(np.arange(4 * WIDTH) % 32 < 6, (4 * HEIGHT, 1))
+    Image.fromarray(hole).save(here / "stripes.png")
+    return ["run", "many", "-o", "out", "--mask", "stripes.png"]
+
+
+def test_an_interrupted_run_writes_its_report_and_resume_goes_on(many, eventually):
+    process = start(*many, "--report", "report.json")
+    eventually(lambda: len(written()) >= 2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in said
+    found = report()
+    assert found["not_run"] > 0
+    done = [each["output"] for each in found["images"] if each["status"] == "succeeded"]
+    assert sorted(done) == [f"out/{name}" for name in written()]
+    before = stamps()
+    assert run(*many, "--resume", "--report", "report.json") == 0
+    assert (report()["succeeded"], report()["kept"]) == (24, len(before))
+    assert before.items() <= stamps().items()
+
+
+def test_a_killed_run_leaves_whole_results_and_resume_goes_on(many, eventually, capsys):
+    process = start(*many)
+    eventually(lambda: len(written()) >= 2)
+    second = start(*many[:3], "out", *many[4:], "--resume")
+    assert "Another command is writing to out" in second.communicate(timeout=60)[1]
+    process.kill()
+    process.communicate()
+    before = stamps()
+    for name in before:
+        assert samples(Path("out") / name).shape == (4 * HEIGHT, 4 * WIDTH, 3)
+    assert run(*many, "--resume") == 0
+    assert len(written()) == 24
+    kept = [name for name, when in stamps().items() if before.get(name) == when]
+    assert len(kept) >= len(before) - 1  # one may have got its name just before its end
+    assert f"{len(kept)} done by earlier runs" in capsys.readouterr().out
+    assert not list(Path("out").glob("*.part")) + list(Path("out").glob(".*.part"))
+
+
+def test_a_terminal_is_shown_a_bar_and_anything_else_lines(here):
+    done = subprocess.run(
+        [sys.executable, "-m", "inpaint", "run", "scans", "-o", "plain", "--mask", "auto"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stderr.splitlines()
+    assert "5/5" in lines[-1]
+    main_end, end = pty.openpty()
+    process = start("run", "scans", "-o", "shown", "--mask", "auto", stdout=end, stderr=end)
+    os.close(end)
+    said = b""
+    while True:
+        try:
+            if not (part := os.read(main_end, 4096)):
+                break
+        except OSError:  # the other end is closed
+            break
+        said += part
+    os.close(main_end)
+    assert process.wait(timeout=60) == 0
+    text = said.decode()
+    assert "5/5" in text
+    assert "0:00:0" in text  # the time left
