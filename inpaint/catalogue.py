@@ -4,10 +4,15 @@ A worker publishes its card with every beat, also while a job runs; a card that 
 expires, so a worker that hangs or is killed drops out by itself.
 """
 
+from typing import get_args
+
 from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from rq.utils import as_text
+
+from .errors import NoWorker, UnknownModel
+from .jobs import AutoMask
 
 WORKERS = "inpaint:workers"  # set of worker names
 BEAT_SECONDS = 2.0  # between two publications
@@ -41,6 +46,10 @@ class WorkerCard(BaseModel):
     models: tuple[Card, ...]
     detectors: tuple[Card, ...] = ()
     rate: float = Field(default=0.0, ge=0)  # jobs finished per second while busy; 0: not known yet
+
+    def holds(self, *names: str) -> bool:
+        """Whether it holds all of these, generators or detectors."""
+        return set(names) <= {card.name for card in (*self.models, *self.detectors)}
 
 
 def publish(redis: Redis, card: WorkerCard) -> None:
@@ -81,6 +90,41 @@ def models(cards: list[WorkerCard]) -> dict[str, Card]:
 def detectors(cards: list[WorkerCard]) -> dict[str, Card]:
     """The detectors that the workers hold, by name."""
     return {card.name: card for worker in cards for card in worker.detectors}
+
+
+def check_model(cards: list[WorkerCard], name: str) -> None:
+    """Raise UnknownModel, naming those that fill, if no worker holds a generator of this name."""
+    if name not in (held := models(cards)):
+        raise UnknownModel(
+            f"No worker holds the model {name[:64]!r}; the models are {', '.join(sorted(held))}.",
+            field="model",
+        )
+
+
+def check_detector(
+    cards: list[WorkerCard], name: str, *, model: str | None = None, field: str = "auto_mask"
+) -> None:
+    """Refuse a detector that no worker holds.
+
+    Args:
+        cards: of the workers that are ready.
+        name: of the detector.
+        model: that is to fill what is found; None: nothing is filled.
+        field: that named the detector.
+
+    Raises:
+        UnknownModel: naming those that find damage.
+        NoWorker: if none that holds it holds the model as well.
+    """
+    held = sorted({*detectors(cards)} & {*get_args(AutoMask)})
+    if name not in held:
+        raise UnknownModel(
+            f"No worker holds the detector {name[:64]!r}; "
+            f"the detectors are: {', '.join(held) or 'none'}.",
+            field=field,
+        )
+    if model is not None and not any(card.holds(name, model) for card in cards):
+        raise NoWorker(f"No worker that is ready holds both {name} and {model}.")
 
 
 def _key(worker: str) -> str:

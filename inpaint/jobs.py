@@ -84,11 +84,16 @@ class InpaintJob(BaseModel):
         return self
 
     @property
-    def needs(self) -> str:
-        """The models without which it cannot be run, as its queue is named after them."""
+    def models(self) -> tuple[str, ...]:
+        """The names of those without which it cannot be run."""
         if self.mask_only:
-            return self.auto_mask
-        return self.model if self.auto_mask == "none" else f"{self.model}+{self.auto_mask}"
+            return (self.auto_mask,)
+        return (self.model,) if self.auto_mask == "none" else (self.model, self.auto_mask)
+
+    @property
+    def needs(self) -> str:
+        """The same in one word, after which its queue is named."""
+        return "+".join(self.models)
 
 
 class Problem(BaseModel):

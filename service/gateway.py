@@ -164,7 +164,7 @@ class Gateway:
 
     def eta(self, record: Record) -> int | None:
         """Seconds until a job that waits is done, at the rate of those who hold its model."""
-        able = [card for card in self._cards if record.job.model in catalogue.models([card])]
+        able = [card for card in self._cards if card.holds(*record.job.models)]
         rate = sum(card.rate for card in able)
         if record.queue_position is None or not rate:
             return None

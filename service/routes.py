@@ -1,11 +1,12 @@
 """The endpoints. What they take and answer stands in docs/api.md."""
 
+from collections.abc import Awaitable, Callable
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from inpaint import __version__, catalogue
-from inpaint.catalogue import WorkerCard
 from inpaint.errors import (
     Expired,
     InpaintError,
@@ -16,25 +17,27 @@ from inpaint.errors import (
     NotFound,
     QueueUnavailable,
     RateLimited,
-    UnknownModel,
 )
+from inpaint.header import MEDIA_TYPES, probe
 from inpaint.jobs import FINAL, InpaintJob, Outcome, Record, fresh
 
 from .gateway import Gateway
 from .preferences import Preference, accepted_format, prefer
 from .problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, STATUSES, answer, explanations, title
 from .replies import Waiter
-from .schemas import InfoBody, JobBody, ProblemBody
-from .uploads import FORM_SCHEMA, check, read_form
+from .schemas import InfoBody, InpaintForm, JobBody, MasksForm, ProblemBody
+from .uploads import Form, Upload, check, form_schema, read_form
 
 SMALL = 256 * 1024  # bytes of files whose headers are read without a thread: below 10 ms
 RETRY_SECONDS = "1"  # between two looks at a job
-STAGES = ("decode", "queue", "infer", "encode")  # in Server-Timing
+STAGES = ("decode", "queue", "detect", "infer", "encode")  # in Server-Timing
 REFUSED = {
     "description": "Refused.",
     "content": {MEDIA_TYPE: {"schema": ProblemBody.model_json_schema()}},
 }
 IMAGE = {"description": "The restored picture.", "content": {"image/*": {}}}
+MASK = {"description": "The mask, white = damage.", "content": {MEDIA_TYPES["png"]: {}}}
+ACCEPTED = {"description": "Not done yet.", "model": JobBody}
 
 router = APIRouter(responses={"4XX": REFUSED, "5XX": REFUSED})
 
@@ -47,11 +50,29 @@ def _gateway(request: Request) -> Gateway:
 @router.post(
     "/inpaint",
     response_class=Response,
-    responses={200: IMAGE, 202: {"description": "Not done yet.", "model": JobBody}},
-    openapi_extra={"requestBody": FORM_SCHEMA},
+    responses={200: IMAGE, 202: ACCEPTED},
+    openapi_extra={"requestBody": form_schema(InpaintForm)},
 )
 async def create_inpaint(request: Request) -> Response:
-    """Fill the hole that the mask marks in the image."""
+    """Fill the hole that the mask marks in the image, or that is found there."""
+    return await _create(request, _take_inpaint)
+
+
+@router.post(
+    "/masks",
+    response_class=Response,
+    responses={200: MASK, 202: ACCEPTED},
+    openapi_extra={"requestBody": form_schema(MasksForm)},
+)
+async def create_mask(request: Request) -> Response:
+    """Find damage in the image, and fill nothing."""
+    return await _create(request, _take_search)
+
+
+async def _create(
+    request: Request, take: Callable[[Request, Gateway], Awaitable[Waiter]]
+) -> Response:
+    """Take a job, and answer with its result or, where that takes too long, with the job."""
     gateway = _gateway(request)
     preference = prefer(
         request.headers,
@@ -59,7 +80,7 @@ async def create_inpaint(request: Request) -> Response:
         most=gateway.settings.max_wait_seconds,
     )
     try:
-        waiter = await _take(request, gateway)  # the upload itself is not kept while waiting
+        waiter = await take(request, gateway)  # the upload itself is not kept while waiting
     except RateLimited as refusal:
         headers = _rate(refusal, gateway.settings.client_limit)
         return answer(refusal, request.scope, headers=headers)
@@ -99,6 +120,27 @@ async def cancel_job(job_id: str, request: Request) -> Response:
 @router.get("/jobs/{job_id}/result", response_class=Response, responses={200: IMAGE})
 async def read_result(job_id: str, request: Request) -> Response:
     """The restored picture."""
+    return await _read(job_id, request, lambda outcome: outcome)
+
+
+@router.get("/jobs/{job_id}/mask", response_class=Response, responses={200: MASK})
+async def read_mask(job_id: str, request: Request) -> Response:
+    """The mask that was found, as it was used."""
+
+    def mask(outcome: Outcome) -> Outcome:
+        if outcome.mask is None:
+            raise NotFound(
+                "The job searched for no damage: its mask is the one that was uploaded, or the "
+                "picture's own transparency."
+            )
+        changes = {"result": outcome.mask, "media_type": MEDIA_TYPES["png"]}
+        return outcome.model_copy(update=changes)
+
+    return await _read(job_id, request, mask)
+
+
+async def _read(job_id: str, request: Request, part: Callable[[Outcome], Outcome]) -> Response:
+    """A file of a job that succeeded; `part` makes it the result."""
     gateway = _gateway(request)
     record = await gateway.read(job_id)
     outcome = record.outcome
@@ -110,6 +152,7 @@ async def read_result(job_id: str, request: Request) -> Response:
             refusal = JobFailed(f"The job ended in a problem: {outcome.problem.detail}")
         job = JobBody.of(record).model_dump(mode="json")
         return answer(refusal, request.scope, members={"job": job})
+    outcome = part(outcome)
     headers = _result_headers(job_id, outcome)
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
@@ -154,17 +197,16 @@ async def explain(code: str) -> dict[str, object]:
     }
 
 
-async def _take(request: Request, gateway: Gateway) -> Waiter:
+async def _take_inpaint(request: Request, gateway: Gateway) -> Waiter:
     """Receive and judge the form, and put its job into the queue."""
-    gateway.refuse_when_stopping()
-    upload = await read_form(request, gateway.settings)
+    upload = await _receive(request, gateway, InpaintForm)
     form = upload.form
     output_format = form.output_format or accepted_format(request.headers)
-    if len(upload.image) + len(upload.mask or b"") > SMALL:  # a header may have many parts
-        await run_in_threadpool(check, upload, output_format, gateway.settings)
-    else:
-        check(upload, output_format, gateway.settings)
-    model = _choose(form.model or gateway.settings.model, await gateway.ready())
+    await _look(upload, lambda: check(upload, output_format, gateway.settings))
+    cards, model = await gateway.ready(), form.model or gateway.settings.model
+    catalogue.check_model(cards, model)
+    if form.auto_mask != "none":
+        catalogue.check_detector(cards, form.auto_mask, model=model)
 
     def draft(image: str, mask: str | None) -> InpaintJob:
         return InpaintJob(
@@ -175,18 +217,45 @@ async def _take(request: Request, gateway: Gateway) -> Waiter:
             **form.model_dump(exclude={"model", "output_format"}),
         )
 
-    address = request.client.host if request.client else "local"  # no address: a unix socket
-    return await gateway.submit(upload.image, upload.mask, draft, address)
+    return await gateway.submit(upload.image, upload.mask, draft, _address(request))
 
 
-def _choose(name: str, cards: list[WorkerCard]) -> str:
-    held = sorted(catalogue.models(cards))
-    if name not in held:
-        raise UnknownModel(
-            f"No worker holds the model {name[:64]!r}; the models are {', '.join(held)}.",
-            field="model",
+async def _take_search(request: Request, gateway: Gateway) -> Waiter:
+    """The same for a job that finds a mask and fills nothing."""
+    upload = await _receive(request, gateway, MasksForm)
+    form = upload.form
+    await _look(upload, lambda: probe(upload.image, gateway.settings.limits))
+    catalogue.check_detector(await gateway.ready(), form.detector, field="detector")
+
+    def draft(image: str, mask: str | None) -> InpaintJob:
+        return InpaintJob(
+            image=image,
+            mask=mask,
+            model=form.detector,
+            auto_mask=form.detector,  # type: ignore[arg-type]  # it is one, it was just checked
+            auto_mask_sensitivity=form.sensitivity,
+            mask_only=True,
+            mask_grow=form.mask_grow,
         )
-    return name
+
+    return await gateway.submit(upload.image, upload.mask, draft, _address(request))
+
+
+async def _receive(request: Request, gateway: Gateway, kind: type[Form]) -> Upload[Form]:
+    gateway.refuse_when_stopping()
+    return await read_form(request, kind, gateway.settings)
+
+
+async def _look(upload: Upload[Form], judge: Callable[[], object]) -> None:
+    """Judge files by their headers, of which each may have many parts."""
+    if len(upload.image) + len(upload.mask or b"") > SMALL:
+        await run_in_threadpool(judge)
+    else:
+        judge()
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else "local"  # no address: a unix socket
 
 
 async def _accepted(gateway: Gateway, waiter: Waiter, preference: Preference) -> Response:

@@ -5,9 +5,9 @@ from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from inpaint.catalogue import WorkerCard, models
+from inpaint.catalogue import Card, WorkerCard, detectors, models
 from inpaint.header import MEDIA_TYPES
-from inpaint.jobs import FINAL, MaskFit, MaskMode, Outcome, OutputFormat, Record, Status
+from inpaint.jobs import FINAL, AutoMask, MaskFit, MaskMode, Outcome, OutputFormat, Record, Status
 from inpaint.settings import Settings
 
 from .problems import title
@@ -23,10 +23,27 @@ class InpaintForm(BaseModel):
     mask_fit: MaskFit = Field(
         default="exact", description="What to do with a mask of another size."
     )
-    mask_grow: int = Field(default=0, ge=0, le=128, description="Pixels by which the hole grows.")
+    auto_mask: AutoMask = Field(default="none", description="Detector whose finds join the mask.")
+    auto_mask_sensitivity: float = Field(default=0.5, ge=0, le=1, description="More finds more.")
+    mask_grow: int | None = Field(
+        default=None,
+        ge=0,
+        le=128,
+        description="Pixels by which the hole grows. Default: 2 of what is detected, else 0.",
+    )
     mask_feather: int = Field(default=0, ge=0, le=128, description="Pixels that blend at the rim.")
     output_format: OutputFormat | None = Field(default=None, description="Default: as the image.")
     output_quality: int | None = Field(default=None, ge=1, le=100, description="JPEG and WebP.")
+
+
+class MasksForm(BaseModel):
+    """The text fields of `POST /masks`; its file is `image`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    detector: str = Field(default="scratches", description="Name of a detector; see GET /info.")
+    sensitivity: float = Field(default=0.5, ge=0, le=1, description="More finds more.")
+    mask_grow: int = Field(default=0, ge=0, le=128, description="Pixels by which the mask grows.")
 
 
 class Body(BaseModel):
@@ -38,9 +55,9 @@ class Body(BaseModel):
 class MaskFacts(Body):
     """The hole that was filled."""
 
-    mode: str | None  # as chosen: luminance, alpha, luminance_inverted
+    mode: str | None  # as chosen: luminance, alpha, luminance_inverted; null: neither was there
     coverage: float | None  # share of the picture, 0 to 1
-    source: str | None  # mask: the upload; alpha: the picture's own
+    source: str | None  # mask: the upload; alpha: the picture's own; a detector; mask+scratches
 
 
 class ImageFacts(Body):
@@ -89,10 +106,12 @@ class JobBody(Body):
     attempts: int
     model: str
     model_digest: str | None
-    params: dict[str, str | int | None]
+    params: dict[str, str | int | float | None]
     mask: MaskFacts | None
+    unchanged: bool | None  # nothing was found: the result is the upload, byte for byte
+    warning: str | None  # mask-large: more was found than is likely to be damage
     image: ImageFacts | None
-    seconds: dict[str, float] | None  # by stage: queue, decode, infer, encode
+    seconds: dict[str, float] | None  # by stage: queue, decode, detect, infer, encode
     error: JobProblem | None
     links: dict[str, str]
 
@@ -103,6 +122,8 @@ class JobBody(Body):
         links = {"self": f"/jobs/{record.id}"}
         if record.status == "succeeded":
             links["result"] = f"/jobs/{record.id}/result"
+            if outcome is not None and outcome.mask is not None:
+                links["mask"] = f"/jobs/{record.id}/mask"
         elif record.status not in FINAL:
             links["cancel"] = f"/jobs/{record.id}/cancel"
         return cls(
@@ -119,6 +140,8 @@ class JobBody(Body):
             model_digest=outcome.digest if outcome else None,
             params=job.model_dump(exclude={"version", "image", "mask", "model"}),
             mask=_mask(outcome),
+            unchanged=outcome.unchanged if record.status == "succeeded" and outcome else None,
+            warning=outcome.warning if outcome else None,
             image=_image(outcome),
             seconds=outcome.seconds if outcome else None,
             error=_error(outcome) if record.status == "failed" else None,
@@ -127,7 +150,7 @@ class JobBody(Body):
 
 
 def _mask(outcome: Outcome | None) -> MaskFacts | None:
-    if outcome is None or outcome.mask_mode is None:
+    if outcome is None or outcome.mask_source is None:
         return None
     return MaskFacts(mode=outcome.mask_mode, coverage=outcome.coverage, source=outcome.mask_source)
 
@@ -154,7 +177,7 @@ def _error(outcome: Outcome | None) -> JobProblem | None:
 
 
 class ModelBody(Body):
-    """A model that workers hold."""
+    """A generator or detector that workers hold."""
 
     name: str
     architecture: str
@@ -174,6 +197,7 @@ class WorkerBody(Body):
     engine: str
     precision: str
     models: list[str]
+    detectors: list[str]
 
 
 class InfoBody(Body):
@@ -184,6 +208,7 @@ class InfoBody(Body):
     limits: dict[str, int | float]
     formats: dict[str, tuple[str, ...]]
     models: list[ModelBody]
+    detectors: list[ModelBody]
     workers: list[WorkerBody]
 
     @classmethod
@@ -196,7 +221,8 @@ class InfoBody(Body):
             default_model=settings.model,
             limits=limits,
             formats=formats,
-            models=_models(cards),
+            models=_models(models(cards), cards),
+            detectors=_models(detectors(cards), cards),
             workers=[
                 WorkerBody(
                     name=card.worker,
@@ -204,6 +230,7 @@ class InfoBody(Body):
                     engine=card.engine,
                     precision=card.precision,
                     models=[model.name for model in card.models],
+                    detectors=[detector.name for detector in card.detectors],
                 )
                 for card in cards
             ],
@@ -224,14 +251,12 @@ LIMITS = {
 }
 
 
-def _models(cards: list[WorkerCard]) -> list[ModelBody]:
+def _models(found: dict[str, Card], workers: list[WorkerCard]) -> list[ModelBody]:
     """Each model once, by name, with the devices that serve it."""
-    devices: dict[str, set[str]] = {}
-    for worker in cards:
-        for card in worker.models:
-            devices.setdefault(card.name, set()).add(worker.device)
-    found = models(cards)
     return [
-        ModelBody(**found[name].model_dump(), devices=sorted(devices[name]))
+        ModelBody(
+            **found[name].model_dump(),
+            devices=sorted({worker.device for worker in workers if worker.holds(name)}),
+        )
         for name in sorted(found)
     ]

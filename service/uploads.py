@@ -1,13 +1,14 @@
-"""What comes in with `POST /inpaint`: the limit of the body, the form, the first look at its files.
+"""What comes in as a form: the limit of the body, the fields, the first look at the files.
 
 Nothing is decoded here: size, type and pixels are judged by the files' headers.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -28,44 +29,44 @@ from inpaint.mask import check_size
 from inpaint.settings import Settings
 
 from .problems import InvalidForm, answer
-from .schemas import InpaintForm
+from .schemas import InpaintForm, MasksForm
 
-FILES = ("image", "mask")
-TEXTS = tuple(InpaintForm.model_fields)
+FILES = {InpaintForm: ("image", "mask"), MasksForm: ("image",)}
+MOST_FILES = 2  # of any form
 FIELD_BYTES = 64 * 1024  # per text field
 MOST_PARTS = 32  # of either kind; more are not even read
 
 
-FORM_SCHEMA = {  # for /openapi.json
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["image"],
-                "properties": {
-                    **{name: {"type": "string", "format": "binary"} for name in FILES},
-                    **InpaintForm.model_json_schema()["properties"],
-                },
-            }
-        }
-    },
-}
+Form = TypeVar("Form", bound=BaseModel)
+
+
+def form_schema(kind: type[BaseModel]) -> dict[str, Any]:  # of JSON
+    """What /openapi.json says of a form."""
+    properties = {
+        **{name: {"type": "string", "format": "binary"} for name in FILES[kind]},
+        **kind.model_json_schema()["properties"],
+    }
+    schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["image"],
+        "properties": properties,
+    }
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
 @dataclass(frozen=True)
-class Upload:
+class Upload(Generic[Form]):
     """A form that was received: the bytes of its files and its text fields."""
 
     image: bytes
     mask: bytes | None
-    form: InpaintForm
+    form: Form
 
 
 def body_limit(settings: Settings) -> int:
     """The bytes of the largest body that can be a good one: two files, all fields, the frame."""
-    return len(FILES) * settings.max_file_bytes + MOST_PARTS * FIELD_BYTES
+    return MOST_FILES * settings.max_file_bytes + MOST_PARTS * FIELD_BYTES
 
 
 class LimitBody:
@@ -105,18 +106,18 @@ class LimitBody:
         await self.app(scope, counting, send)
 
 
-async def read_form(request: Request, settings: Settings) -> Upload:
-    """Receive the form.
+async def read_form(request: Request, kind: type[Form], settings: Settings) -> Upload[Form]:
+    """Receive a form of this kind.
 
     Raises:
         MalformedMultipart: if the body is not a multipart form.
         FileTooLarge: if a file, or all together, has too many bytes.
         InvalidForm: if fields are missing, unknown, doubled, of the wrong kind or out of range.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "multipart/form-data":
         raise MalformedMultipart(
-            f"The body is {kind[:64] or 'of no type'}; multipart/form-data is accepted."
+            f"The body is {media[:64] or 'of no type'}; multipart/form-data is accepted."
         )
     try:
         form = await request.form(
@@ -130,17 +131,19 @@ async def read_form(request: Request, settings: Settings) -> Upload:
     except ClientDisconnect as error:
         raise MalformedMultipart("The client went before the body was whole.") from error
     try:
-        return await _upload(form, settings)
+        return await _upload(form, kind, settings)
     finally:
         await form.close()
 
 
-async def _upload(form: FormData, settings: Settings) -> Upload:
+async def _upload(form: FormData, kind: type[Form], settings: Settings) -> Upload[Form]:
     """Judge the form as a whole, so that one answer names every field at fault."""
-    faults = [*_strangers(form), *_doubles(form), *_wrong_kinds(form)]
-    texts = {name: value for name in TEXTS if isinstance(value := form.get(name), str)}
+    files, names = FILES[kind], tuple(kind.model_fields)
+    faults = [*_strangers(form, files + names), *_doubles(form, files + names)]
+    faults += _wrong_kinds(form, files, names)
+    texts = {name: value for name in names if isinstance(value := form.get(name), str)}
     try:
-        fields = InpaintForm.model_validate(texts)
+        fields = kind.model_validate(texts)
     except ValidationError as error:
         faults += [
             _fault(
@@ -161,23 +164,24 @@ async def _upload(form: FormData, settings: Settings) -> Upload:
     )
 
 
-def _strangers(form: FormData) -> Iterable[Problem]:
-    known = (*FILES, *TEXTS)
+def _strangers(form: FormData, known: tuple[str, ...]) -> Iterable[Problem]:
     for name in sorted(set(form) - set(known)):
         yield _fault(name[:64], f"is not known; the fields are {', '.join(known)}.")
 
 
-def _doubles(form: FormData) -> Iterable[Problem]:
-    for name in (*FILES, *TEXTS):
+def _doubles(form: FormData, known: tuple[str, ...]) -> Iterable[Problem]:
+    for name in known:
         if (count := len(form.getlist(name))) > 1:
             yield _fault(name, f"was sent {count} times; send it once.")
 
 
-def _wrong_kinds(form: FormData) -> Iterable[Problem]:
-    for name in FILES:
+def _wrong_kinds(
+    form: FormData, files: tuple[str, ...], texts: tuple[str, ...]
+) -> Iterable[Problem]:
+    for name in files:
         if isinstance(form.get(name), str):
             yield _fault(name, "is text; send it as a file, with a filename.")
-    for name in TEXTS:
+    for name in texts:
         if isinstance(form.get(name), UploadFile):
             yield _fault(name, "is a file; send it as text, without a filename.")
 
@@ -203,7 +207,7 @@ async def _bytes(file: UploadFile, field: str, settings: Settings) -> bytes:
     return await file.read()
 
 
-def check(upload: Upload, output_format: OutputFormat, settings: Settings) -> None:
+def check(upload: Upload[InpaintForm], output_format: OutputFormat, settings: Settings) -> None:
     """Judge the files by their headers; what only decoding shows is left to the worker.
 
     Raises:
@@ -218,9 +222,11 @@ def check(upload: Upload, output_format: OutputFormat, settings: Settings) -> No
         mask = _probe_mask(upload.mask, limits)
         if upload.form.mask_fit == "exact":
             check_size(mask, header)
-    elif not header.alpha:
+    elif not header.alpha and upload.form.auto_mask == "none":
         raise MaskMissing(
-            "No mask was sent, and the image has no transparency to take its place.", field="mask"
+            "No mask was sent, and the image has no transparency to take its place; "
+            "auto_mask=scratches finds damage.",
+            field="mask",
         )
 
 

@@ -347,6 +347,39 @@ def mask(encoded: Callable[..., bytes], hole: np.ndarray) -> bytes:
 
 
 @pytest.fixture(scope="session")
+def white_detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a detector, `scratches`, that takes whatever is nearly white for a line.
+
+    It is a real network whose weights are set by hand: the mean of the colours, from 0.9 of
+    [-1, 1] on, a thousandfold, through the finest level.
+    """
+    import torch  # most tests do without, and it takes a second
+
+    from models.checkpoint import Detection, Header, save
+    from models.detector import DamageUNet
+
+    network = DamageUNet(DamageUNet.Config(widths=(4, 4), stem=1, dilations=(1,)))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.fill_(1)
+        first, second = network.first
+        first.convolution.weight[0, :, 1, 1] = 1 / 3
+        first.norm.bias[0] = -0.9
+        second.convolution.weight[0, 0, 1, 1] = 1
+        network.ups[0][0].convolution.weight[0, 4, 1, 1] = 1  # after the 4 of the level below
+        network.ups[0][1].convolution.weight[0, 0, 1, 1] = 1
+        network.head.weight[0, 0] = 1000.0
+        network.head.bias.fill_(-8.0)
+    header = Header.of(network, name="scratches", license="CC0-1.0", detection=Detection())
+    folder = tmp_path_factory.mktemp("white")
+    save(folder / "scratches.safetensors", network, header)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def published_weights() -> Callable[..., object]:
     """A function that makes the weights with which the golden vectors were computed.
 

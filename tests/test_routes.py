@@ -262,7 +262,7 @@ def test_openapi_describes_the_form_and_the_problems(service):
     form = post["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["image"]
     assert form["additionalProperties"] is False
-    assert form["properties"]["mask_grow"]["maximum"] == 128
+    assert form["properties"]["mask_feather"]["maximum"] == 128
     assert set(post["responses"]) == {"200", "202", "4XX", "5XX"}
     assert "application/problem+json" in post["responses"]["4XX"]["content"]
     assert {"/info", "/livez", "/readyz", "/jobs/{job_id}/result"} <= set(described["paths"])

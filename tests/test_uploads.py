@@ -121,7 +121,7 @@ def test_a_file_field_in_which_nothing_was_chosen_counts_as_missing(gateway, mas
 
 
 @pytest.mark.parametrize(
-    "field", ["seed", "strategy", "refine", "auto_mask", "metadata", "webhook_url", "Model"]
+    "field", ["seed", "strategy", "refine", "detector", "metadata", "webhook_url", "Model"]
 )
 def test_a_field_that_is_unknown_or_does_nothing_yet_is_refused(gateway, image, mask, field):
     answer = gateway.post(image, mask, data={field: "1"})
