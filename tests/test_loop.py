@@ -325,7 +325,7 @@ def test_a_prolonged_recipe_goes_on_and_another_one_is_refused(recipe, sources, 
 def test_lines_behind_the_saved_step_are_cut_off(tmp_path):
     path = tmp_path / "scalars.jsonl"
     path.write_text('{"step": 2, "a": 1}\n{"step": 4, "a": 2}\n{"step": 6, "a": 3}\n{"step": 8, "a')
-    loop._cut(path, 4)
+    loop.cut(path, 4)
     assert path.read_text() == '{"step": 2, "a": 1}\n{"step": 4, "a": 2}\n'
 
 

@@ -15,8 +15,9 @@ from models import checkpoint
 from models.checkpoint import Header
 from models.registry import create
 
-from . import classify, distributed, loop, state
+from . import classify, detect, detection, distributed, loop, state
 from .data import files_in
+from .detection import DetectorRecipe
 from .options import Device, Masks, Silhouettes, Threads, make_folder, writing
 from .recipe import Recipe, load
 from .trainer import Sources
@@ -46,10 +47,10 @@ def train(
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
-    """Train a generator; run the same line again after a kill and it goes on from the last save."""
+    """Train a model; run the same line again after a kill and it goes on from the last save."""
     if threads is not None:
         torch.set_num_threads(threads)
-    parsed = load(recipe)
+    parsed = detection.load(recipe) if detection.is_detector(recipe) else load(recipe)
     folder = make_folder(out or Path("runs") / parsed.name)
     columns = (
         TextColumn("{task.description}"),
@@ -76,7 +77,12 @@ def train(
             def advance(step: int, steps: int, rate: float) -> None:
                 bar.update(task, completed=step, total=steps, rate=rate)
 
-            loop.train(parsed, sources, folder, report=report, progress=advance)
+            if isinstance(parsed, DetectorRecipe):
+                detect.train(
+                    parsed, tuple(data), folder, device=device, report=report, progress=advance
+                )
+            else:
+                loop.train(parsed, sources, folder, report=report, progress=advance)
         report(f"done: {folder}; next: inpaint export {folder} CHECKPOINTS_FOLDER")
 
 

@@ -58,7 +58,7 @@ def files_in(folder: Path | None) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _files(source: Path, skipped: list[str]) -> Iterator[tuple[str, bytes]]:
+def encoded(source: Path, skipped: list[str]) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of each image of a folder (its tar shards included) or of one shard."""
     shards = [source] if source.is_file() else sorted(source.rglob("*.tar"))
     for shard in shards:
@@ -100,7 +100,7 @@ def read(
     for source in sources:
         if not source.exists():
             raise BadData(f"data {source} does not exist")
-        for name, data in _files(source, found.skipped):
+        for name, data in encoded(source, found.skipped):
             try:
                 pixels = decode(data).pixels
             except InpaintError as error:

@@ -63,7 +63,7 @@ def train(
     """
     first = distributed.rank() == 0
     run = _Run(recipe, sources, out, report if first else _ignore, first)
-    with writing(make_folder(out)), _alone(out) if first else nullcontext():
+    with writing(make_folder(out)), alone(out) if first else nullcontext():
         run.begin()
         _go(run, progress)
     return out
@@ -73,7 +73,7 @@ def _go(run: "_Run", progress: Callable[[int, int, float], None]) -> None:
     """Take a run that has begun to its end, or to where it is asked to stop."""
     recipe = run.recipe
     try:
-        with _asked_to_end() as asked:
+        with asked_to_end() as asked:
             while run.step < recipe.steps:
                 run.advance()
                 if run.first:
@@ -92,7 +92,7 @@ def _ignore(line: str) -> None:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def alone(out: Path) -> Iterator[None]:
     """Keep other runs out of the folder; the system lets them in when this process ends.
 
     Raises:
@@ -109,7 +109,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _asked_to_end() -> Iterator[threading.Event]:
+def asked_to_end() -> Iterator[threading.Event]:
     """Yield what Ctrl-C and SIGTERM set, so that no step is cut in two; a second Ctrl-C does."""
     asked = threading.Event()
 
@@ -171,7 +171,7 @@ class _Run:
             self.saved = self.step
             self.report(f"going on at step {self.step} of {recipe.steps}")
         if self.first:
-            _cut(self.scalars, self.step)
+            cut(self.scalars, self.step)
         share = {"rank": distributed.rank(), "ranks": distributed.count()}
         self.loader = data.Loader(self.material, recipe, self.step, **share)
         self.began = time.monotonic()
@@ -294,7 +294,7 @@ def _same_run(saved: str, recipe: Recipe) -> None:
         )
 
 
-def _cut(scalars: Path, step: int) -> None:
+def cut(scalars: Path, step: int) -> None:
     """Drop lines behind `step`: they belong to work that was lost and is done again."""
     if scalars.exists():
         lines = scalars.read_text().splitlines()
