@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 
 from inpaint import __version__, catalogue
 from inpaint.errors import (
@@ -21,7 +20,7 @@ from inpaint.errors import (
 from inpaint.header import MEDIA_TYPES, probe
 from inpaint.jobs import FINAL, InpaintJob, Outcome, Record, fresh
 
-from .gateway import Gateway
+from .gateway import Gateway, in_thread
 from .preferences import Preference, accepted_format, prefer
 from .problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, STATUSES, answer, explanations, title
 from .replies import Waiter
@@ -249,7 +248,7 @@ async def _receive(request: Request, gateway: Gateway, kind: type[Form]) -> Uplo
 async def _look(upload: Upload[Form], judge: Callable[[], object]) -> None:
     """Judge files by their headers, of which each may have many parts."""
     if len(upload.image) + len(upload.mask or b"") > SMALL:
-        await run_in_threadpool(judge)
+        await in_thread(judge)
     else:
         judge()
 
@@ -307,7 +306,7 @@ def _result_headers(job_id: str, outcome: Outcome) -> dict[str, str]:
 async def _result(gateway: Gateway, outcome: Outcome) -> bytes:
     assert outcome.result is not None
     try:
-        return await run_in_threadpool(gateway.blobs.get, outcome.result)
+        return await in_thread(gateway.blobs.get, outcome.result)
     except InputGone as error:
         raise Expired("The result is no longer stored.") from error
 
