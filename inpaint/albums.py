@@ -344,7 +344,7 @@ def close(redis: Redis, settings: Settings, album: str) -> None:
 def cancel(redis: Redis, settings: Settings, album: str) -> None:
     """End all items that have not ended, and take no more; raises as `load`."""
     load(redis, settings, album)
-    words = [album, CANCELED_SECONDS, settings.result_ttl_seconds, int(time.time())]
+    words: list[Any] = [album, CANCELED_SECONDS, settings.result_ttl_seconds, int(time.time())]
     with _answering():
         entered = redis.register_script(CANCEL)(args=words)
     for job_id in entered:

@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from inpaint import __version__
+from inpaint import __version__, jobs
 from inpaint.settings import Settings, load
 
-from . import problems, routes
+from . import albums, problems, routes
 from .gateway import opened
 from .uploads import LimitBody, body_limit
 
@@ -19,8 +19,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with opened(settings) as app.state.gateway:
-            yield
+        with jobs.connect(settings) as app.state.redis:  # for what runs in threads
+            async with opened(settings) as app.state.gateway:
+                yield
 
     app = FastAPI(
         title="Inpaint",
@@ -31,6 +32,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.include_router(routes.router)
-    app.add_middleware(LimitBody, limit=body_limit(settings))
+    app.include_router(albums.router)
+    larger = {"/albums": settings.album_request_bytes}
+    app.add_middleware(LimitBody, limit=body_limit(settings), larger=larger)
     problems.install(app)
     return app

@@ -3,7 +3,7 @@
 Nothing is decoded here: size, type and pixels are judged by the files' headers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -72,22 +72,26 @@ def body_limit(settings: Settings) -> int:
 class LimitBody:
     """ASGI middleware that refuses a body over `limit` bytes before a form spools it to disk.
 
+    Paths in `larger` have limits of their own.
+
     A declared length is refused without reading on; an undeclared one is counted as it comes.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, larger: Mapping[str, int]) -> None:
         self.app = app
         self.limit = limit
+        self.larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a body that is declared too large; count any other."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit = self.larger.get(scope["path"], self.limit)
         declared = Headers(scope=scope).get("content-length", "0")
-        if int(declared) > self.limit:  # the server has refused what is not a number
+        if int(declared) > limit:  # the server has refused what is not a number
             error = FileTooLarge(
-                f"The body has {declared} bytes; at most {self.limit} are accepted."
+                f"The body has {declared} bytes; at most {limit} are accepted."
             )
             await answer(error, scope)(scope, receive, send)
             return
@@ -97,9 +101,9 @@ class LimitBody:
             nonlocal counted
             message = await receive()
             counted += len(message.get("body", b""))
-            if counted > self.limit:
+            if counted > limit:
                 raise FileTooLarge(
-                    f"The body has more than the {self.limit} bytes that are accepted."
+                    f"The body has more than the {limit} bytes that are accepted."
                 )
             return message
 

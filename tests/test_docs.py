@@ -72,7 +72,7 @@ def test_every_route_is_documented() -> None:
     documented = first_cells(section("docs/api.md", "## Paths"))
     paths = create_app(Settings()).openapi()["paths"]
     served = {
-        f"{method.upper()} {path}".replace("{job_id}", "{id}")
+        f"{method.upper()} {path}".replace("{job_id}", "{id}").replace("{album_id}", "{id}")
         for path, methods in paths.items()
         for method in methods
     }
