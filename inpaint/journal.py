@@ -12,15 +12,18 @@ are as they were. Contents are not compared: what changes a file and leaves both
 import fcntl
 import hashlib
 import json
-import os
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import StartFailed, StorageUnavailable
-from .pairs import Pair
+import typer
+
+from .errors import StartFailed
+from .options import Conduct
+from .pairs import Pair, Pairs, check
 
 NAME = ".inpaint-run.jsonl"
 DIGITS = 16  # hexadecimal, of the digest of options
@@ -115,25 +118,33 @@ def stamp(path: Path) -> Stamp | None:
     return [facts.st_size, facts.st_mtime_ns]
 
 
-def write(path: Path, data: bytes, before: Callable[[Path], None] | None = None) -> None:
-    """Write a file whole or not at all.
+def start(pairs: Pairs, conduct: Conduct) -> Journal | None:
+    """Refuse what would be written over, and begin the journal of the folder of the results.
 
-    Args:
-        path: of the file.
-        data: what is to stand in it.
-        before: is given the file under another name, which it loses afterwards.
+    Returns:
+        The journal; None: the result is one file by name.
 
     Raises:
-        StorageUnavailable: if it cannot be written.
+        BadParameter: there is nothing that could be resumed.
+        StartFailed: as `check` and `Journal.begin`.
     """
-    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:DIGITS]  # a second try replaces it
-    part = path.with_name(f".inpaint-{name}.part")
-    try:
-        part.write_bytes(data)
-        if before is not None:
-            before(part)
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise StorageUnavailable(f"{path} cannot be written: {error.strerror}.") from error
+    if pairs.others:
+        typer.echo(f"Left out, as their names are no pictures': {_counts(pairs.others)}", err=True)
+    if pairs.folder is None:
+        if conduct.resume:
+            raise typer.BadParameter("It is for results in a folder.", param_hint="--resume")
+        check(pairs.all, conduct.report, overwrite=conduct.overwrite)
+        return None
+    book = Journal(pairs.folder)
+    ours = set()
+    if conduct.resume:
+        ours = {each.output for each in pairs.all if book.whole(each)}
+        if conduct.report is not None:
+            ours.add(conduct.report)
+    check(pairs.all, conduct.report, overwrite=conduct.overwrite, ours=ours)
+    book.begin()
+    return book
+
+
+def _counts(others: Counter[str]) -> str:
+    return ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))

@@ -1,34 +1,28 @@
 """Picture files as the stages see them, and how each has ended, in the words of the report."""
 
-import errno
 import logging
 import math
-import stat
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import Any
 
-from inpaint import journal
+from inpaint import disk, journal
 from inpaint.errors import (
-    FileTooLarge,
-    ImageUnreadable,
     InpaintError,
     Internal,
     MaskEmpty,
-    MaskUnreadable,
     OutOfMemory,
 )
 from inpaint.header import MEDIA_TYPES, Limits, probe
 from inpaint.highres import Pixels
 from inpaint.journal import Journal
-from inpaint.pairs import Pair
 from inpaint.picture import decode, encode
 from inpaint.progress import Tally
+from inpaint.report import Item
 from inpaint.settings import Settings
 from models.filler import out_of_memory
 
@@ -42,26 +36,6 @@ log = logging.getLogger("inpaint.worker")
 
 class Stopped(Exception):
     """Another picture has failed, and none is to be worked on any more."""
-
-
-@dataclass(eq=False)
-class Item:
-    """A picture of this run and how it has ended: done, refused, or not begun."""
-
-    pair: Pair
-    done: dict[str, Any] = field(default_factory=dict)  # facts, in the words of the report
-    refusal: InpaintError | None = None
-    kept: bool = False  # it was done by an earlier run
-
-    def report(self) -> dict[str, Any]:
-        """What is said of it in the report."""
-        status = "failed" if self.refusal else "succeeded" if self.done else "not-run"
-        found: dict[str, Any] = {"image": str(self.pair.image), "status": status}
-        if isinstance(self.pair.mask, Path):
-            found["mask"] = str(self.pair.mask)
-        if self.refusal:
-            found["problem"] = {"code": self.refusal.code, "detail": self.refusal.detail}
-        return found | ({"kept": True} if self.kept else {}) | self.done
 
 
 @dataclass(frozen=True)
@@ -114,9 +88,9 @@ class FileTask:
         if isinstance(pair.mask, InpaintError):
             raise pair.mask
         self._inputs = journal.of(pair, self._work.digest)
-        image = _read(pair.image, limits, "image")
+        image = disk.read(pair.image, limits, "image")
         return self._restoration.take(
-            image, _read(pair.mask, limits, "mask") if pair.mask else None
+            image, disk.read(pair.mask, limits, "mask") if pair.mask else None
         )
 
     def open(self) -> Pass:
@@ -143,7 +117,7 @@ class FileTask:
         """Write a picture of which nothing is to be changed; return what is against it."""
         options, limits, path = self._work.options, self._work.limits, self._item.pair.image
         try:
-            data = _read(path, limits, "image")
+            data = disk.read(path, limits, "image")
             header = probe(data, limits)
             same = options.output_format in ("same", header.format)
             if unchanged := same and options.output_quality is None:
@@ -176,7 +150,7 @@ class FileTask:
     def _write(self, done: Restored) -> None:
         item, book, facts = self._item, self._work.journal, done.facts()
         note = partial(book.add, item.pair, self._inputs, facts) if book else None
-        journal.write(item.pair.output, done.data, before=note)
+        disk.write(item.pair.output, done.data, before=note)
         item.done = {"output": str(item.pair.output), **facts}
 
 
@@ -231,25 +205,6 @@ def _feed(
         except Empty:
             if math.isinf(stages.stalled()):
                 raise RuntimeError("a thread of the stages has died") from None
-
-
-def _read(path: Path, limits: Limits, field: Literal["image", "mask"]) -> bytes:
-    """Read a file, unless its size alone says that it is not accepted."""
-    try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):  # a device would never end
-            raise OSError(errno.EINVAL, "it is no regular file")
-        size = facts.st_size
-        if size > limits.max_bytes:
-            raise FileTooLarge(
-                f"{path} has {size} bytes; at most {limits.max_bytes} are accepted "
-                "(INPAINT_MAX_FILE_BYTES).",
-                field=field,
-            )
-        return path.read_bytes()
-    except OSError as error:
-        refusal = ImageUnreadable if field == "image" else MaskUnreadable
-        raise refusal(f"{path} cannot be read: {error.strerror}.", field=field) from error
 
 
 def _refusal(error: Exception) -> InpaintError:

@@ -9,9 +9,7 @@ They go through the worker's stages, so one picture is decoded while another is 
 third is filled. What was interrupted or killed goes on with `--resume`: `inpaint.journal`.
 """
 
-import json
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
@@ -22,12 +20,8 @@ import typer
 from inpaint import journal
 from inpaint.catalogue import Card
 from inpaint.jobs import AutoMask
-from inpaint.journal import Journal
 from inpaint.options import (
     AUTO,
-    FAILED,
-    INTERRUPTED,
-    SOME_FAILED,
     Conduct,
     Device,
     Feather,
@@ -46,10 +40,11 @@ from inpaint.options import (
     find,
     given,
 )
-from inpaint.pairs import Pairs, check, pair
+from inpaint.pairs import Pairs, pair
+from inpaint.report import Item, finish
 from inpaint.settings import Settings, load
 
-from .files import Item, Work, work_through
+from .files import Work, work_through
 from .pipeline import Options
 from .zoo import Zoo
 
@@ -123,7 +118,7 @@ def propose(
 
 def go(pairs: Pairs, options: Options, settings: Settings, conduct: Conduct) -> None:
     """Work through the pairs, write the report, and end with the status that says how it went."""
-    book = _book(pairs, conduct)
+    book = journal.start(pairs, conduct)
     with closing(book) if book else nullcontext():
         began = time.monotonic()
         models: tuple[str, ...] = () if options.mask_only else (settings.model,)
@@ -144,50 +139,21 @@ def go(pairs: Pairs, options: Options, settings: Settings, conduct: Conduct) -> 
             work_through(todo, work, settings, keep_going=conduct.keep_going)
         except KeyboardInterrupt:
             interrupted = True
-    seconds = time.monotonic() - began
-    summary = _summary(items, zoo, cards, seconds)
-    typer.echo(_line(items, summary, "searched" if options.mask_only else "restored"))
-    if conduct.report is not None:
-        facts = {**summary, "images": [item.report() for item in items]}
-        journal.write(conduct.report, (json.dumps(facts, indent=2) + "\n").encode())
-    if interrupted:
-        if book is not None:
-            typer.echo("Interrupted; the same command with --resume goes on.", err=True)
-        raise typer.Exit(INTERRUPTED)
-    if summary["failed"]:
-        raise typer.Exit(SOME_FAILED if conduct.keep_going else FAILED)
+    about = _about(items, zoo, cards, time.monotonic() - began)
+    how = (
+        f"in {about['seconds']:.1f} s with {about['model']} ({zoo.device}, {zoo.engine}, "
+        f"{zoo.precision}): {about['megapixels']:.1f} megapixels, {about['windows']} windows"
+    )
+    verb = "searched" if options.mask_only else "restored"
+    go_on = "Interrupted; the same command with --resume goes on." if book else "Interrupted."
+    finish(items, about, verb, how, conduct, interrupted=go_on if interrupted else None)
 
 
-def _book(pairs: Pairs, conduct: Conduct) -> Journal | None:
-    """Refuse what would be written over, and begin the journal of the folder of the results."""
-    if pairs.others:
-        typer.echo(f"Left out, as their names are no pictures': {_counts(pairs.others)}", err=True)
-    if pairs.folder is None:
-        if conduct.resume:
-            raise typer.BadParameter("It is for results in a folder.", param_hint="--resume")
-        check(pairs.all, conduct.report, overwrite=conduct.overwrite)
-        return None
-    book = Journal(pairs.folder)
-    ours = set()
-    if conduct.resume:
-        ours = {each.output for each in pairs.all if book.whole(each)}
-        if conduct.report is not None:
-            ours.add(conduct.report)
-    check(pairs.all, conduct.report, overwrite=conduct.overwrite, ours=ours)
-    book.begin()
-    return book
-
-
-def _counts(others: Counter[str]) -> str:
-    return ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-
-
-def _summary(
+def _about(
     items: Sequence[Item], zoo: Zoo, cards: Mapping[str, Card], seconds: float
 ) -> dict[str, Any]:
     """Return the report's facts about the whole run."""
     done = [item.done for item in items if item.done]
-    failed = sum(item.refusal is not None for item in items)
     return {
         "model": "+".join(cards),
         "digest": "+".join(card.digest for card in cards.values() if card.digest) or None,
@@ -197,21 +163,4 @@ def _summary(
         "seconds": round(seconds, 3),
         "megapixels": round(sum(facts["width"] * facts["height"] for facts in done) / 1e6, 3),
         "windows": sum(facts["windows"] for facts in done),
-        "succeeded": len(done),
-        "unchanged": sum(facts["unchanged"] for facts in done),
-        "kept": sum(item.kept for item in items),
-        "failed": failed,
-        "not_run": len(items) - len(done) - failed,
     }
-
-
-def _line(items: Sequence[Item], summary: Mapping[str, Any], verb: str) -> str:
-    """Say the summary in a line."""
-    text = (
-        f"{summary['succeeded']} of {len(items)} pictures {verb} in {summary['seconds']:.1f} s "
-        f"with {summary['model']} ({summary['device']}, {summary['engine']}, "
-        f"{summary['precision']}): {summary['megapixels']:.1f} megapixels, "
-        f"{summary['windows']} windows; {summary['failed']} failed"
-    )
-    parts = {"kept": "done by earlier runs", "unchanged": "without damage", "not_run": "not begun"}
-    return text + "".join(f", {summary[key]} {word}" for key, word in parts.items() if summary[key])
