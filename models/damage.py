@@ -280,7 +280,7 @@ def _components(certain: NDArray[np.uint8], least: float) -> Hole:
     reached = np.zeros(count, bool)
     reached[members[values >= least]] = True
     areas = stats[:, cv2.CC_STAT_AREA]
-    means = np.bincount(members, values, count) / areas
+    means = np.bincount(members, values, count) / np.maximum(areas, 1)  # no ground: 0
     kept = reached & (areas >= SMALLEST) & (means >= CERTAIN * least)
     kept[0] = False
     return np.asarray(kept[labels], bool)
