@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inpaint.errors import ImageUnreadable, InvalidField, MaskEmpty, MaskFull, MaskSizeMismatch
+from inpaint.errors import (
+    ImageUnreadable,
+    InvalidField,
+    MaskEmpty,
+    MaskFull,
+    MaskSizeMismatch,
+    UnknownModel,
+)
 from inpaint.header import Limits
 from inpaint.highres import SizeRule
+from inpaint.mask import grow
+from models.damage import load_detector
 from models.filler import Filler
 from worker.pipeline import Options, Restoration
 from worker.zoo import Zoo
@@ -25,14 +34,17 @@ class Red(Filler):
 ZOO = Zoo({"red": Red()}, {})
 
 
-def run(image, mask, **changes):
+def run(image, mask, zoo=ZOO, **changes):
     """Fill a picture's hole with red."""
-    restoration = Restoration(ZOO, "red", Options(**changes), Limits())
+    restoration = Restoration(zoo, "red", Options(**changes), Limits())
     restoration.take(image, mask)
     stage = restoration.open()
     while stage is not None:
         for window in stage.plan.windows:
-            stage.canvas.lay(np.full((*window.size, 3), [255, 0, 0], np.uint8))
+            if stage.model == "red":
+                stage.canvas.lay(np.full((*window.size, 3), [255, 0, 0], np.uint8))
+            else:
+                stage.canvas.lay(zoo.detector(stage.model)(*stage.plan.inputs([window]))[0])
         stage = restoration.close(stage.canvas.pixels(), infer=0.25, lay=0.5)
     return restoration.restored
 
@@ -177,3 +189,172 @@ def test_pictures_of_all_formats_in_many_threads_come_out_as_one_by_one(encoded,
 
     assert all(result == alone[kind] for kind, result in zip(many, together, strict=True))
     assert warnings.filters == filters  # those of all threads
+
+
+# --- damage that is found -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def search(white_detector):
+    """Run a picture with a detector that takes white for damage; the filler fills with red."""
+    detector, _ = load_detector(white_detector / "scratches.safetensors")
+    zoo = Zoo({"red": Red()}, {}, {"scratches": detector})
+
+    def begin(image, mask=None, **options):
+        return run(image, mask, zoo, **{"auto_mask": "scratches"} | options)
+
+    return begin
+
+
+@pytest.fixture(scope="module")
+def scratched(photo):
+    """`photo` with two white scratches, and where they are."""
+    damage = np.zeros(photo.shape[:2], bool)
+    damage[10:12, 6:32] = damage[50:60, 82:85] = True
+    return np.where(damage[..., None], 255, np.minimum(photo, 200)).astype(np.uint8), damage
+
+
+def hole_of(data):
+    return np.asarray(Image.open(BytesIO(data))) == 255
+
+
+def test_damage_is_found_grown_by_two_pixels_and_filled(search, encoded, scratched):
+    pixels, damage = scratched
+
+    restored = search(encoded(pixels))
+
+    hole = grow(damage, 2)
+    assert np.array_equal(hole_of(restored.mask), hole)
+    result = pixels_of(restored)
+    assert (result[hole] == [255, 0, 0]).all()
+    assert np.array_equal(result[~hole], pixels[~hole])
+    assert (restored.mask_source, restored.mask_mode) == ("scratches", None)
+    assert restored.coverage == hole.mean()
+    assert not restored.unchanged
+    assert restored.warning is None
+    assert set(restored.seconds) == {"decode", "detect", "infer", "encode"}
+    assert restored.seconds["detect"] > 0.75  # in the model and laying, and finding
+
+
+@pytest.mark.parametrize(
+    ("options", "pixels"),
+    [({"mask_grow": 0}, 0), ({"mask_grow": 5}, 5), ({"mask_feather": 1}, 2)]
+    + [({"mask_feather": 3}, 3), ({"mask_grow": 0, "mask_feather": 1}, 1)],
+)
+def test_what_is_found_grows_as_is_asked_for(search, encoded, scratched, options, pixels):
+    restored = search(encoded(scratched[0]), **options)
+
+    assert np.array_equal(hole_of(restored.mask), grow(scratched[1], pixels))
+
+
+def test_what_is_found_joins_the_mask_which_does_not_grow(search, encoded, scratched, mask, hole):
+    restored = search(encoded(scratched[0]), mask)
+
+    assert np.array_equal(hole_of(restored.mask), grow(scratched[1], 2) | hole)
+    assert (restored.mask_source, restored.mask_mode) == ("mask+scratches", "luminance")
+
+
+def test_what_is_found_joins_transparency(search, encoded, scratched, hole):
+    alpha = np.where(hole, 0, 255).astype(np.uint8)
+
+    restored = search(encoded(np.dstack([scratched[0], alpha])))
+
+    assert np.array_equal(hole_of(restored.mask), grow(scratched[1], 2) | hole)
+    assert restored.mask_source == "alpha+scratches"
+    assert (pixels_of(restored)[..., 3] == 255).all()
+
+
+def test_opaque_alpha_is_no_hole_and_stays(search, encoded, scratched):
+    alpha = np.full(scratched[1].shape, 200, np.uint8)
+
+    restored = search(encoded(np.dstack([scratched[0], alpha])))
+
+    assert restored.mask_source == "scratches"
+    assert (pixels_of(restored)[..., 3] == 200).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_without_damage_comes_back_byte_for_byte(search, encoded, photo, kind):
+    image = encoded(np.minimum(photo, 200), kind)
+
+    restored = search(image, output_format="same")
+
+    assert restored.data == image
+    assert restored.unchanged
+    assert (restored.coverage, restored.windows) == (0, 0)
+    assert restored.media_type == f"image/{kind.lower()}"
+    assert not hole_of(restored.mask).any()
+    assert "infer" not in restored.seconds
+
+
+def test_a_picture_without_damage_is_converted_where_that_is_asked_for(search, encoded, photo):
+    clean = np.minimum(photo, 200)
+    image = encoded(clean)
+
+    restored = search(image, output_format="tiff")
+
+    assert np.array_equal(pixels_of(restored), clean)
+    assert (restored.media_type, restored.format) == ("image/tiff", "png")
+    assert not restored.unchanged
+    assert search(image, output_format="png").data == image
+    jpeg = encoded(clean, "JPEG")
+    assert not search(jpeg, output_quality=50).unchanged
+
+
+def test_a_mask_alone_is_as_found_and_grows_only_if_asked_to(search, encoded, scratched):
+    image = encoded(scratched[0])
+
+    restored = search(image, mask_only=True)
+
+    assert np.array_equal(hole_of(restored.data), scratched[1])
+    found = Image.open(BytesIO(restored.data))
+    assert (found.format, found.mode, found.size) == ("PNG", "L", (96, 64))
+    assert restored.mask == restored.data
+    assert restored.coverage == scratched[1].mean()
+    assert restored.windows == 0
+    grown = search(image, mask_only=True, mask_grow=1, mask_feather=9)
+    assert np.array_equal(hole_of(grown.data), grow(scratched[1], 1))
+
+
+def test_a_mask_alone_needs_no_generator_and_may_be_empty_or_full(search, encoded, photo):
+    empty = search(encoded(np.minimum(photo, 200)), mask_only=True, output_format="jpeg")
+    full = search(encoded(np.full((20, 20, 3), 255, np.uint8)), mask_only=True)
+
+    assert not hole_of(empty.data).any()
+    assert empty.media_type == "image/png"
+    assert not empty.unchanged
+    assert hole_of(full.data).all()
+    assert full.warning == "mask-large"
+
+
+def test_a_picture_that_is_all_damage_is_refused(search, encoded):
+    with pytest.raises(MaskFull):
+        search(encoded(np.full((20, 20, 3), 255, np.uint8)))
+
+
+@pytest.mark.parametrize(("columns", "warning"), [(38, None), (42, "mask-large")])
+def test_more_than_two_fifths_are_worth_a_warning(search, encoded, columns, warning):
+    pixels = np.full((50, 100, 3), 90, np.uint8)
+    pixels[:, :columns] = 255
+
+    restored = search(encoded(pixels))
+
+    assert restored.warning == warning
+    assert restored.coverage == pytest.approx((columns + 2) / 100, abs=0.005)
+
+
+def test_gray_and_sixteen_bits_are_searched_and_keep_their_depth(search, encoded, scratched):
+    gray = (scratched[0][..., 0].astype(np.uint16)) * 257 - scratched[1]
+
+    restored = search(encoded(gray))
+
+    hole = grow(scratched[1], 2)
+    assert np.array_equal(hole_of(restored.mask), hole)
+    result = pixels_of(restored)
+    assert result.dtype == np.uint16
+    assert np.array_equal(result[~hole], gray[~hole])
+
+
+def test_a_detector_that_is_not_held_is_refused(encoded, photo):
+    with pytest.raises(UnknownModel, match="no detector scratches; it holds: none"):
+        run(encoded(photo), None, auto_mask="scratches")

@@ -280,7 +280,7 @@ class Restoration:
             height=picture.height,
             mask_source="+".join(source for source in sources if source),
             mask_mode=opened.mask_mode,
-            coverage=np.count_nonzero(hole) / hole.size,
+            coverage=float(np.count_nonzero(hole) / hole.size),
             windows=len(self._plan.windows) if self._plan else 0,
             unchanged=unchanged,
             warning=self._warning,
