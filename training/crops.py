@@ -5,6 +5,7 @@ while training goes on: the damaged ones in turn, of the clean ones those that f
 """
 
 import multiprocessing
+import os
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -30,8 +31,8 @@ Pixels = NDArray[np.uint8]
 
 HELD_OUT = 40  # one photograph in so many is kept for scores
 FIRST_SEED = 1_000_000  # of renderings; those for scores have small ones
-CUT = 0.6  # share of a print's area that its crops cover together
-MOST = 4  # crops of one print
+CUT = 1.2  # times a print its crops cover together
+MOST = 6  # crops of one print
 CROWDED = 3.0  # times as likely as usual is each distractor on half of the clean prints
 IGNORED = 255  # in a label
 UNIT = 64  # of weights: 1 as uint8
@@ -274,6 +275,7 @@ class Renderer:
 
 def _render(out: Connection, sources: list[Path], first: int, how: dict[str, Any]) -> None:
     """Send the crops of print after print, for as long as somebody listens."""
+    os.setsid()  # Ctrl-C is for the loop, which saves and then ends this process
     cv2.setNumThreads(1)
     files = read(sources, held_out=False)
     number = first

@@ -122,14 +122,16 @@ def focal(logits: Tensor, labels: Tensor, *, gamma: float, alpha: float) -> Tens
         gamma: exponent of the error.
         alpha: weight of damage.
     """
-    heads, weights = labels[..., 0], labels[..., 1].float() / UNIT
+    heads = labels[..., 0]
     kinds = torch.arange(1, 4, dtype=torch.uint8, device=heads.device)
-    wanted = (heads[:, None] == kinds[:, None, None]).float()
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    wrong = torch.sigmoid(torch.where(wanted > 0, -logits, logits))
-    weigh = torch.where(wanted > 0, alpha * weights[:, None], 1 - alpha)
+    wanted = heads[:, None] == kinds[:, None, None]
     counted = (heads != IGNORED)[:, None]
-    return (entropy * wrong**gamma * weigh * counted).sum() / (3 * counted.sum()).clamp(min=1)
+    weights = labels[:, None, ..., 1] * (alpha / UNIT)
+    wrong = torch.where(wanted, -logits, logits)
+    with torch.no_grad():  # what is easy weighs less; to learn that from the weight is no aim
+        weigh = torch.where(wanted, weights, 1 - alpha) * counted
+        weigh *= torch.sigmoid(wrong) ** gamma
+    return -(F.logsigmoid(-wrong) * weigh).sum() / (3 * counted.sum()).clamp(min=1)
 
 
 def overlap(logits: Tensor, labels: Tensor) -> Tensor:
