@@ -3,7 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any  # states of runs are nested dicts
 
 import torch
 import typer
@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from inpaint.errors import BadCheckpoint, BadData
 from models import checkpoint
 from models.checkpoint import Header
-from models.registry import create
+from models.registry import Network, create
 
-from . import classify, detect, detection, distributed, loop, state
+from . import calibration, classify, detect, detection, distributed, loop, state
 from .data import files_in
 from .detection import DetectorRecipe
 from .options import Device, Masks, Silhouettes, Threads, make_folder, writing
@@ -98,25 +98,24 @@ def export(
     classifier: Annotated[
         Path | None, typer.Option(help="Also write the class head, as a file of its own.")
     ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Of a detector: what it was trained on; a part is kept to calibrate it."),
+    ] = None,
     half: Annotated[bool, typer.Option(help="Store weights as float16.")] = True,
 ) -> None:
     """Make a checkpoint, with its card, from the averaged weights of a run's last saved state."""
     saved = state.load(run, torch.device("cpu"))
     if saved is None:
         raise BadData(f"{run} holds no training state ({state.FILE})")
+    if "pool" in saved:  # of crops: a detector's
+        _export_detector(run, saved, out, scores, data, torch.float16 if half else torch.float32)
+        return
     with state.naming(run):
         recipe = Recipe.model_validate_json(saved["recipe"])
         generator = create(recipe.architecture, recipe.generator)
         generator.load_state_dict(saved["averaged"] if recipe.average else saved["generator"])
-        facts = {
-            "recipe": recipe.model_dump(mode="json"),
-            "data": recipe.data,
-            "images": saved["images"],
-            "steps": saved["step"],
-            "hours": round(saved["seconds"] / 3600, 2),
-            "device": saved["device"],
-            "torch": torch.__version__,
-        }
+        facts = _facts(recipe, saved)
         head = classify.of_run(saved) if classifier is not None else None
     if classifier is not None and head is not None:
         classify.save_classifier(classifier, head)
@@ -132,14 +131,64 @@ def export(
     rule = type(generator.rule)(**{**vars(generator.rule), "trained": recipe.trained})
     source = recipe.source or header.source
     header = header.model_copy(update={"rule": rule, "source": source})
-    path = make_folder(out) / f"{recipe.name}{checkpoint.SUFFIX}"
-    dtype = torch.float16 if half else torch.float32
+    _save(make_folder(out), generator, header, torch.float16 if half else torch.float32)
+
+
+def _export_detector(
+    run: Path,
+    saved: dict[str, Any],
+    out: Path,
+    scores: Path | None,
+    data: list[Path] | None,
+    dtype: torch.dtype,
+) -> None:
+    if not data:
+        raise BadData("a detector is calibrated with photographs: name the run's with --data")
+    with state.naming(run):
+        recipe = DetectorRecipe.model_validate_json(saved["recipe"])
+        detector = detect.first_detector(recipe)
+        detector.load_state_dict(saved["averaged"])
+        facts = _facts(recipe, saved) | {"rendered": sum(detect.rendered(saved))}
+    header = Header.of(
+        detector,
+        name=recipe.name,
+        license=recipe.license,
+        license_note=recipe.license_note,
+        training=facts,
+        scores=_scores(scores, recipe.name) if scores else {},
+        detection=calibration.of_held_out(detector, tuple(data)),
+    )
+    header = header.model_copy(update={"source": recipe.source or header.source})
+    _save(make_folder(out), detector, header, dtype)
+
+
+def _facts(recipe: Recipe | DetectorRecipe, saved: dict[str, Any]) -> dict[str, object]:
+    """Return what a card says about a run."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "data": recipe.data,
+        "images": saved["images"],
+        "steps": saved["step"],
+        "hours": round(saved["seconds"] / 3600, 2),
+        "device": saved["device"],
+        "torch": torch.__version__,
+    }
+
+
+def _save(folder: Path, network: Network, header: Header, dtype: torch.dtype) -> None:
+    """Write a checkpoint into a folder, and say so.
+
+    Raises:
+        BadCheckpoint: if weights are not finite, or not as float16.
+    """
+    path = folder / f"{header.name}{checkpoint.SUFFIX}"
     try:
         with writing(path):
-            checkpoint.save(path, generator, header, dtype=dtype)
-    except ValueError as error:  # weights that are not finite, or not as float16
+            checkpoint.save(path, network, header, dtype=dtype)
+    except ValueError as error:
         raise BadCheckpoint(str(error)) from error
-    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {saved['step']} steps")
+    steps = header.training["steps"]
+    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {steps} steps")
 
 
 def _scores(path: Path, name: str) -> dict[str, object]:

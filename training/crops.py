@@ -25,12 +25,13 @@ from inpaint.picture import decode
 from . import data
 from .ageing import BORDERS, DISTRACTORS
 from .damage import Damaged, render
-from .injuries import AREAS, KINDS, LINES, SPECKS
+from .injuries import AREAS, KINDS, LINES, SPECKS, Settings
 
 Pixels = NDArray[np.uint8]
 
 HELD_OUT = 40  # one photograph in so many is kept for scores
 FIRST_SEED = 1_000_000  # of renderings; those for scores have small ones
+SHORTEST = 256  # side of a rendering for scores, pixels
 CUT = 1.2  # times a print its crops cover together
 MOST = 6  # crops of one print
 CROWDED = 3.0  # times as likely as usual is each distractor on half of the clean prints
@@ -288,7 +289,7 @@ def _render(out: Connection, sources: list[Path], first: int, how: dict[str, Any
 
 
 def renderings(
-    sources: Sequence[Path], count: int, scales: tuple[float, float], size: int, **how: Any
+    sources: Sequence[Path], count: int, scales: tuple[float, float], settings: Settings
 ) -> Iterator[Damaged]:
     """Yield renderings of photographs that are kept for scores; always the same ones.
 
@@ -296,10 +297,9 @@ def renderings(
         sources: of photographs.
         count: of renderings.
         scales: of the photographs.
-        size: their short side, at least.
-        how: for `render`.
+        settings: how damage looks.
     """
     files = read(sources, held_out=True)
     for number in range(count):
         rng = np.random.default_rng([number])
-        yield render(printed(files, rng, scales, size), number, **how)
+        yield render(printed(files, rng, scales, SHORTEST), number, settings)

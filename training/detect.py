@@ -98,6 +98,11 @@ def first_detector(recipe: DetectorRecipe) -> DamageUNet:
     return network
 
 
+def rendered(saved: dict[str, Any]) -> tuple[int, int]:
+    """Return how many damaged and clean crops a run has rendered, of its state."""
+    return saved["pool"]["count"], saved["pool"]["clean_count"]
+
+
 @dataclass
 class _Run:
     """A run and how far it is."""
