@@ -18,6 +18,7 @@ STEP = 0.5  # pixels from point to point of a path
 # Sideways deviation of a path: knots that many points apart, so many pixels each. Such paths stray
 # from a straight line by 0.3 to 0.5 px a step, as cracks traced on real prints do.
 KINKS = ((110, 3.2), (44, 1.3), (18, 0.75), (8, 0.42), (3, 0.22))
+FELT = 0.05  # pixels; kinks smaller than this are not worth their time
 LOBES = (3, 5, 11, 23, 47)  # knots around the edge of a patch
 OCTAVES = 4  # of fractal noise, each half as wide as the last
 SUBPIXEL = 4  # bits of a fraction in coordinates handed to OpenCV
@@ -81,7 +82,8 @@ def trace(
     along = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], 1) * STEP, 0)
     side = np.zeros(count)
     for knots, pixels in KINKS:
-        side += wobble(rng, count, knots, kinked=True) * pixels * jag
+        if pixels * jag > FELT:
+            side += wobble(rng, count, knots, kinked=True) * pixels * jag
     return np.asarray(start) + along + side[:, None] * (-math.sin(angle), math.cos(angle))
 
 
