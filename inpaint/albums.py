@@ -417,6 +417,11 @@ def blobs(known: Photo) -> list[str]:
     return [key for key in keys if key]
 
 
+def keys(photos: Iterable[tuple[Item, State]]) -> set[str]:
+    """The keys of the files of items that have no numbers yet."""
+    return {key for item, state in photos for key in blobs(Photo(0, item, state))}
+
+
 def missing(album: str, settings: Settings) -> Exception:
     """Why there is no album of this id."""
     error = jobs.missing(album, settings)

@@ -29,8 +29,6 @@ from inpaint.errors import (
     InputGone,
     InvalidField,
     MaskMissing,
-    MaskSizeMismatch,
-    MaskUnreadable,
 )
 from inpaint.header import MEDIA_TYPES, probe
 from inpaint.jobs import InpaintJob, Outcome, Problem
@@ -194,14 +192,18 @@ class Intake:
         found: list[tuple[Item, State]] = []
         masks, warnings = _by_stem(form.masks)
         used: set[str] = set()
+        unpacked: list[str] = []
         names, mentioned = _Names(), set()
-        given = self._unpacked(form) if form.archive else self._read(form)
+        given = self._members(form) if form.archive else self._read(form)
         try:
             for file, data, problem in given:
                 if len(found) == self.settings.album_files:
                     raise AlbumTooLarge(
                         f"An album has at most {self.settings.album_files} photographs."
                     )
+                if data is not None and file.key is None:
+                    file = self.store(file.given, data)
+                    unpacked += [file.key] if file.key else []
                 name = confined(file.given)
                 mask = masks.get(_stem(name)) or masks.get(_stem(PurePosixPath(name).name))
                 used |= {mask.given} if mask else set()
@@ -217,9 +219,8 @@ class Intake:
                 )
                 found.append(judged)
         except BaseException:
-            for item, state in found:
-                for key in albums.blobs(albums.Photo(0, item, state)):
-                    self.blobs.delete(key)
+            for key in {*unpacked, *albums.keys(found)}:
+                self.blobs.delete(key)
             raise
         for mask in form.masks:
             if mask.given not in used:
@@ -234,12 +235,10 @@ class Intake:
         for file in form.images:
             yield file, self.blobs.get(file.key) if file.key else None, None
 
-    def _unpacked(self, form: Form) -> Iterator[tuple[Stored, bytes | None, InpaintError | None]]:
+    def _members(self, form: Form) -> Iterator[tuple[Stored, bytes | None, InpaintError | None]]:
         assert form.archive is not None
         for member in members(form.archive, self.settings):
             file = Stored(member.given, len(member.data or b""))
-            if member.data is not None:
-                file = self.store(member.given, member.data)
             yield file, member.data, member.problem
 
     def photograph(
@@ -268,11 +267,14 @@ class Intake:
         about: dict[str, Any] = {"name": name, "given": given and given[:400]}
         job, outcome = None, None
         print_ = albums.fingerprint(file.digest, mask.digest if mask else None, None)
+        of_mask = self.blobs.get(mask.key) if mask and mask.key else None
         try:
             if data is None or file.key is None:
                 raise problem or self._too_large("image", file.size)
             job = job_of(file.key, None, fields, album.mask_only, self.settings)
-            self._judge(job, data, mask)
+            if mask and mask.key is None:
+                raise self._too_large("mask", mask.size)
+            job = judged(job, data, of_mask, self.settings)
         except MaskMissing as refusal:
             assert job is not None
             if album.on_missing_mask == "copy":
@@ -281,14 +283,13 @@ class Intake:
                 job = job.model_copy(update={"auto_mask": "scratches"})
             else:
                 outcome = _failed(refusal, job)
-        except (MaskUnreadable, MaskSizeMismatch) as refusal:
-            outcome = _failed(refusal, job)
-            mask = None
-        except InpaintError as refusal:  # the photograph itself: it is not kept
-            if file.key:
-                self.blobs.delete(file.key)
-            item = Item(**about)
-            return item, State("failed", print=print_, outcome=_failed(refusal, None))
+        except InpaintError as refusal:
+            if job is None or refusal.field != "mask":  # a photograph that is refused is not kept
+                if file.key:
+                    self.blobs.delete(file.key)
+                item = Item(**about)
+                return item, State("failed", print=print_, outcome=_failed(refusal, None))
+            outcome, mask = _failed(refusal, job), None
         assert job is not None
         size = file.size + (mask.size if mask else 0)
         if mask:
@@ -301,14 +302,6 @@ class Intake:
             item = Item(**about, size=size, job=job, reused=True)
             return item, State("succeeded", print=print_, outcome=known)
         return Item(**about, size=size, job=job), State("queued", print=print_)
-
-    def _judge(self, job: InpaintJob, data: bytes, mask: Stored | None) -> None:
-        """Raise what `POST /inpaint` would answer, as far as headers show it."""
-        if mask is not None and mask.key is None:
-            detail = self._too_large("mask", mask.size).detail
-            raise MaskUnreadable(detail, field="mask")
-        of_mask = self.blobs.get(mask.key) if mask and mask.key else None
-        judge(job, data, of_mask, self.settings)
 
     def _too_large(self, field: str, size: int) -> InpaintError:
         return FileTooLarge(
@@ -365,8 +358,23 @@ def job_of(
     )
 
 
-def judge(job: InpaintJob, image: bytes, mask: bytes | None, settings: Settings) -> None:
-    """Raise what `POST /inpaint` would answer to these files, as far as headers show it."""
+def judged(job: InpaintJob, image: bytes, mask: bytes | None, settings: Settings) -> InpaintJob:
+    """The job, without a quality for a picture that has none: it was meant for the others.
+
+    Raises:
+        InpaintError: as `POST /inpaint` would answer to these files, as far as headers show it.
+    """
+    try:
+        _judge(job, image, mask, settings)
+    except InvalidField as refusal:
+        if refusal.field != "output_quality":
+            raise
+        job = job.model_copy(update={"output_quality": None})
+        _judge(job, image, mask, settings)
+    return job
+
+
+def _judge(job: InpaintJob, image: bytes, mask: bytes | None, settings: Settings) -> None:
     fields = {name: getattr(job, name) for name in InpaintForm.model_fields}
     form = InpaintForm.model_construct(**fields)
     check(Upload(image=image, mask=mask, form=form), job.output_format, settings)

@@ -35,7 +35,7 @@ from inpaint.jobs import FINAL, Status
 
 from .album_archive import archive
 from .album_bodies import AlbumBody, ItemBody, ItemsBody
-from .album_intake import FILES, AlbumForm, Form, Intake, Stored, job_of, judge
+from .album_intake import FILES, AlbumForm, Form, Intake, Stored, job_of, judged
 from .archives import confined
 from .gateway import Gateway
 from .problems import answer
@@ -176,17 +176,13 @@ def _create(intake: Intake, form: Form) -> str:
             },
             warnings=warnings,
         )
-        keep = _keys(photos) | ({mask["key"]} if mask else set())
+        keep = albums.keys(photos) | ({mask["key"]} if mask else set())
     finally:
         intake.forget(form, but=keep)
         if not keep:
-            for key in _keys(photos):
+            for key in albums.keys(photos):
                 intake.blobs.delete(key)
     return album_id
-
-
-def _keys(photos: list[tuple[Item, State]]) -> set[str]:
-    return {key for item, state in photos for key in albums.blobs(Photo(0, item, state))}
 
 
 def _check(intake: Intake, form: Form) -> None:
@@ -252,7 +248,7 @@ def _add_photo(intake: Intake, album: Album, form: Form) -> tuple[Photo, bool]:
             album=AlbumForm(**own),
             name=given,
         )
-        made = _keys([(item, state)]) - keep
+        made = albums.keys([(item, state)]) - keep
         _check_models(intake, [(item, state)])
         name, count = given, 1
         while not isinstance(found := _try(intake, album, item, state, name, file), int):
@@ -299,7 +295,7 @@ def _add_mask(intake: Intake, album: Album, form: Form) -> tuple[Photo, bool]:
                 else params.get("model", intake.settings.model),
             }
         )
-        judge(job, image, intake.blobs.get(form.mask.key), intake.settings)
+        job = judged(job, image, intake.blobs.get(form.mask.key), intake.settings)
         print_ = albums.fingerprint(Stored.sha(image), form.mask.digest, job)
         if print_ == known.state.print and known.state.status not in ("failed", "canceled"):
             return known, False
