@@ -37,6 +37,7 @@ Thresholds = tuple[float, float, float]  # at the sensitivities 0, 0.5 and 1
 
 OVERLAP = 96  # pixels that neighbouring tiles share
 STEP = 64  # sides of tiles are multiples of it: few sizes, so that batches form
+GRID = 16  # pixels: tiles begin where the network's coarsest level has its pixels
 TWICE = 1600  # pixels of the long side above which a second pass is at half size
 HALVED = 4000  # above which the first pass is at half size
 HINT = 77  # of 255: where the first pass has this, the second may add a line
@@ -181,8 +182,8 @@ def _spans(length: int, scale: int) -> list[tuple[int, int, tuple[int, int]]]:
     count = max(1, -(-(seen - OVERLAP) // (SIDE - OVERLAP)))
     side = -(-(seen + (count - 1) * OVERLAP) // count)  # of even tiles
     side = -(-side // STEP) * STEP
-    room = max(0, seen - side)
-    starts = [room * number // max(1, count - 1) for number in range(count)]
+    room = max(0, -(-(seen - side) // GRID))
+    starts = [room * number // max(1, count - 1) * GRID for number in range(count)]
     middles = [(after + before + side) // 2 for before, after in pairwise(starts)]
     edges = [0, *(middle * scale for middle in middles), length]
     return [
