@@ -27,6 +27,7 @@ COMMANDS = {
     "worker": Command("worker.commands:worker", "Load the models and take jobs from the queue."),
     "run": Command("worker.run:run", "Restore pictures, or folders of them, without a server."),
     "mask": Command("worker.run:propose", "Write masks of the damage in pictures."),
+    "album": Command("service.album_run:album", "Restore folders of pictures through a server."),
     "import": Command("models.commands:import_weights", "Make a checkpoint of published weights."),
     "demo": Command("service.demo:demo", "Restore a real photograph: before | mask | after."),
     "train": Command(
@@ -34,16 +35,30 @@ COMMANDS = {
         "Train a generator from a recipe; `inpaint train holes` draws a sheet of training holes.",
     ),
     "train holes": Command("training.sheet:draw_sheet", "Draw a sheet of training holes."),
-    "eval": Command("training.scoring:evaluate", "Score models on photographs with real holes."),
+    "eval": Command(
+        "training.scoring:evaluate",
+        "Score models on photographs with real holes; `inpaint eval damage` scores a detector.",
+    ),
+    "eval repair": Command(
+        "training.repair_scoring:evaluate", "Score detection and filling on rendered damage."
+    ),
+    "eval damage": Command(
+        "training.finding:evaluate", "Score a detector of damage on rendered damage."
+    ),
     "export": Command("training.commands:export", "Make a checkpoint from a training run."),
     "classify": Command("training.classify:classify", "Name the classes of photographs."),
     "bench fill": Command("worker.bench:fill", "Time generators as served against plain fp32."),
     "bench train": Command("training.bench:train", "Time a training step of each system."),
     "bench serve": Command("service.bench:serve", "Time what the service adds around the model."),
+    "bench album": Command("service.bench_album:album", "Time an album of damaged scans."),
     "bench chaos": Command("service.chaos:chaos", "Kill everything at random; lose no job."),
     "bench labels": Command("training.labels_bench:labels", "Compare few labels with many."),
 }
-GROUPS = {"bench": "Measure speed and memory.", "train": "Train a generator."}
+GROUPS = {
+    "bench": "Measure speed and memory.",
+    "eval": "Score models.",
+    "train": "Train a generator.",
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -58,6 +58,19 @@ def serve(
 ) -> None:
     """Measure the whole service over HTTP, against the bare network and against LitServe."""
     names = _chosen(only)
+
+    def run(say: Say) -> Figures:
+        figures: Figures = {}
+        for name in names:
+            say(f"{name}: {PARTS[name].__doc__}")
+            figures |= PARTS[name](QUICK if quick else FULL, say)
+        return figures
+
+    show(run, json_file)
+
+
+def show(run: Callable[[Say], Figures], json_file: Path | None) -> None:
+    """Measure, with a line for each step; print a table, and write it as JSON too if asked."""
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -65,9 +78,7 @@ def serve(
 
     figures: Figures = {"machine": machine(), "versions": versions()}
     print(figures["machine"], figures["versions"], sep="\n")
-    for name in names:
-        say(f"{name}: {PARTS[name].__doc__}")
-        figures |= PARTS[name](QUICK if quick else FULL, say)
+    figures |= run(say)
     figures["seconds"] = time.monotonic() - began
     for name, value in figures.items():
         print(_row(name, value))
