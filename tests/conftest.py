@@ -335,6 +335,15 @@ def hole() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def scratched(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`photo`, a little darker, with two white scratches (64,96,3), and where they are (64,96)."""
+    damage = np.zeros(photo.shape[:2], dtype=bool)
+    damage[10:12, 6:32] = damage[50:60, 82:85] = True
+    pixels = np.where(damage[..., None], 255, np.minimum(photo, 200)).astype(np.uint8)
+    return pixels, damage
+
+
+@pytest.fixture(scope="session")
 def image(encoded: Callable[..., bytes], photo: np.ndarray) -> bytes:
     """`photo` as a PNG."""
     return encoded(photo)

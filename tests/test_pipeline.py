@@ -206,14 +206,6 @@ def search(white_detector):
     return begin
 
 
-@pytest.fixture(scope="module")
-def scratched(photo):
-    """`photo` with two white scratches, and where they are."""
-    damage = np.zeros(photo.shape[:2], bool)
-    damage[10:12, 6:32] = damage[50:60, 82:85] = True
-    return np.where(damage[..., None], 255, np.minimum(photo, 200)).astype(np.uint8), damage
-
-
 def hole_of(data):
     return np.asarray(Image.open(BytesIO(data))) == 255
 
