@@ -204,5 +204,12 @@ def tiff(samples: Deep, alpha: Deep | None, compression: str, metadata: Metadata
 
 
 def _joined(samples: Deep, alpha: Deep | None) -> Deep:
-    """Return (h,w,C), alpha the last of the channels."""
-    return np.dstack((samples,) if alpha is None else (samples, alpha))
+    """Return (h,w,C), alpha the last of the channels; what `read` has divided, without a copy."""
+    if alpha is None:
+        return samples.reshape(*samples.shape[:2], -1)
+    whole = samples.base
+    if whole is not None and whole.shape == (*alpha.shape, 4):
+        parts = (whole[..., :3], samples), (whole[..., 3], alpha)
+        if all(a.__array_interface__ == b.__array_interface__ for a, b in parts):
+            return whole
+    return np.dstack((samples, alpha))

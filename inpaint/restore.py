@@ -15,6 +15,7 @@ from .composite import Canvas, composite
 from .errors import MaskFull
 from .highres import Filler, Pixels, SizeRule, Window, batches, enlarge, plan, read
 from .mask import Hole
+from .monochrome import Tone, tone_of, toned
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class Plan:
         feather: pixels over which the hole's rim is blended.
         rule: of the generator.
         windows: in the order in which fills are expected; none if the hole is empty.
+        tone: of a photograph of one colour, which its fills take; None of one in colour.
     """
 
     pixels: Pixels
@@ -34,6 +36,7 @@ class Plan:
     feather: int
     rule: SizeRule
     windows: tuple[Window, ...]
+    tone: Tone | None
 
     def inputs(self, windows: Sequence[Window]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Return pixels (B,h,w,3) and holes (B,h,w) for windows of one size."""
@@ -63,7 +66,7 @@ def prepare(pixels: Pixels, hole: Hole, rule: SizeRule, *, feather: int = 0) -> 
         pixels, given = np.empty(pixels.shape, np.uint8), pixels
         for channel in range(3):  # five times faster than at once where gray shares its plane
             pixels[..., channel] = given[..., channel]
-    return Plan(pixels, hole, feather, rule, tuple(plan(hole, rule)))
+    return Plan(pixels, hole, feather, rule, tuple(plan(hole, rule)), tone_of(pixels, hole))
 
 
 class Finish:
@@ -98,6 +101,8 @@ class Finish:
         if window.scale != 1:
             seen, holes = read(self._plan.pixels, self._plan.hole, window)
             fill = enlarge(composite(seen, fill, holes), window)  # the rim takes from outside too
+        if self._plan.tone is not None:
+            fill = toned(fill, self._plan.tone)
         self._canvas.lay(window, fill)
         self._laid += 1
         if self._laid == len(self._plan.windows) and self._plan.feather:

@@ -301,8 +301,8 @@ def _read(path: Path, word: str, size: int | None = None) -> Hole:
         picture = decode(data, field=word)
         levels = picture.pixels[..., 0] if picture.gray else luminance(picture.pixels)
         gray = _gray(levels)
-        if picture.alpha is not None:  # what is transparent has no luminance
-            gray = gray & (picture.alpha >= THRESHOLD) | _gray(picture.alpha)
+        if (alpha := picture.opacity) is not None:  # what is transparent has no luminance
+            gray = gray & (alpha >= THRESHOLD) | _gray(alpha)
         if (share := gray.mean()) > LARGEST_GRAY:
             raise BadData(
                 f"{word} {path} cannot be used: {share:.0%} of it is gray ({GRAY} to {255 - GRAY} "
