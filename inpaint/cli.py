@@ -37,7 +37,8 @@ COMMANDS = {
     "train holes": Command("training.sheet:draw_sheet", "Draw a sheet of training holes."),
     "eval": Command(
         "training.scoring:evaluate",
-        "Score models on photographs with real holes; `inpaint eval damage` scores a detector.",
+        "Score models on photographs with real holes; `inpaint eval damage` scores a detector, "
+        "`inpaint eval repair` both together.",
     ),
     "eval repair": Command(
         "training.repair_scoring:evaluate", "Score detection and filling on rendered damage."

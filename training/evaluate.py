@@ -54,9 +54,9 @@ BATCH = 8  # pictures that a feature network sees at once; more would leave a co
 
 @dataclass(frozen=True)
 class Photographs:
-    """Squares of one size by file name, and the files that could not be read, with the reason."""
+    """What is scored, by file name, and the files that could not be read, with the reason."""
 
-    squares: dict[str, Pixels]
+    squares: dict[str, Pixels]  # of one size, but for `read_each`
     skipped: dict[str, str]
 
 
@@ -91,9 +91,19 @@ def open_models(models: Sequence[str], device: str = "cpu") -> dict[str, Filler]
 def read_photographs(folder: Path, size: int, limit: int | None = None) -> Photographs:
     """Read the central square of every photograph under `folder`, scaled to (size,size,3).
 
+    Arguments and refusals as of `read_each`; `size` is the side of the squares, pixels.
+    """
+    return read_each(folder, lambda pixels: central_square(pixels, size), limit)
+
+
+def read_each(
+    folder: Path, cut: Callable[[Pixels], Pixels], limit: int | None = None
+) -> Photographs:
+    """Read what is wanted of every photograph under `folder`.
+
     Args:
         folder: image files, in sub-folders too.
-        size: side of the squares, pixels.
+        cut: from the pixels (H,W,3) of a photograph to those that are scored.
         limit: take so many, spread evenly over the sorted names.
 
     Raises:
@@ -106,7 +116,7 @@ def read_photographs(folder: Path, size: int, limit: int | None = None) -> Photo
     for path in files:
         name = path.relative_to(folder).as_posix()
         try:
-            squares[name] = central_square(decode(path.read_bytes()).pixels, size)
+            squares[name] = cut(decode(path.read_bytes()).pixels)
         except InpaintError as error:
             skipped[name] = error.detail
         except OSError as error:

@@ -53,7 +53,11 @@ def curves(scalars: Path, path: Path) -> None:
 
 
 def grid(
-    rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path, *, titles: Sequence[str] = ()
+    rows: Sequence[Sequence[NDArray[np.uint8]]],
+    path: Path,
+    *,
+    titles: Sequence[str] = (),
+    colours: int | None = None,
 ) -> None:
     """Put pictures of one size into a table, pixel for pixel.
 
@@ -61,6 +65,7 @@ def grid(
         rows: pixels uint8 (H,W,3), all of one shape; rows may differ in length.
         path: the PNG to write.
         titles: a name above each column, in lines of its width; none, no line for them.
+        colours: of the file, at most 256, so that it is small; by default all.
 
     Raises:
         ValueError: if there is no picture, or their shapes differ.
@@ -85,7 +90,9 @@ def grid(
             place = (GAP + across * (width + GAP), GAP + down * TITLE)
             draw.text(place, line, fill="black", font=font)
     part = path.with_name(path.name + ".part")
-    sheet.save(part, format="PNG")
+    if colours is not None:
+        sheet = sheet.quantize(colours)
+    sheet.save(part, format="PNG", optimize=colours is not None)
     part.replace(path)
 
 
