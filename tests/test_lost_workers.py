@@ -112,7 +112,7 @@ def raise_a_bug():
 
 
 def real(settings, dies):
-    """The real stages with `telea`."""
+    """The real stages with `telea`, and with a detector where one is asked for."""
     from worker.tasks import Workshop  # with torch, which the sleepers do without
     from worker.zoo import Zoo  # likewise
 
@@ -137,6 +137,8 @@ def real(settings, dies):
     blobs = open_blobs(settings)
     if dies == "forward":
         zoo = replace(zoo, fillers={"telea": Deadly(zoo.fillers["telea"], "run")})
+    if dies == "search":
+        zoo = replace(zoo, detectors={"scratches": Deadly(zoo.detectors["scratches"], "run")})
     if dies in ("decode", "encode"):
         blobs = Deadly(blobs, "get" if dies == "decode" else "put")
     return Shop(settings, blobs, zoo)
@@ -147,10 +149,11 @@ def main():
     options = json.loads(sys.argv[1])
     settings = Settings.model_validate(options["settings"])
     if settings.models:
-        leases.work(settings, settings.models, real(settings, options["dies"]))
+        stages = real(settings, options["dies"])
+        leases.work(settings, stages.zoo.needs, stages)
     else:
-        stages = Sleeper(options["seconds"])
-        leases.work(settings, ["grey"], Deadly(stages, options["dies"], raise_a_bug))
+        sleeper = Sleeper(options["seconds"])
+        leases.work(settings, ["grey"], Deadly(sleeper, options["dies"], raise_a_bug))
 
 
 if __name__ == "__main__":
@@ -269,6 +272,28 @@ def test_workers_killed_at_each_place_of_a_jobs_way_lose_nothing(
         outcome = jobs.read(redis, job, settings).outcome
         assert outcome.problem is None
         assert Image.open(BytesIO(blobs.get(outcome.result))).size == (96, 64)
+
+
+def test_workers_killed_while_they_search_or_fill_what_was_found_lose_nothing(
+    start, admit, redis, settings, encoded, scratched, eventually, told, white_detector
+):
+    blobs = open_blobs(settings)
+    photo = blobs.put(encoded(scratched[0]))
+    jobs_ = [admit(model="telea", image=photo, auto_mask="scratches") for _ in range(3)]
+    options = {"models": "telea,scratches", "checkpoints": str(white_detector), "max_lost": 9}
+
+    for place in ("search", "forward"):
+        doomed = start(dies=place, **options)
+        assert doomed.wait(60) == -signal.SIGKILL
+    start(**options)
+
+    eventually(lambda: ended(redis, jobs_))
+    assert_each_finished_once(redis, told, jobs_, "telea+scratches")
+    for job in jobs_:
+        outcome = jobs.read(redis, job, settings).outcome
+        assert (outcome.problem, outcome.mask_source) == (None, "scratches")
+        for key in (outcome.result, outcome.mask):
+            assert Image.open(BytesIO(blobs.get(key))).size == (96, 64)
 
 
 def test_a_worker_stopped_past_its_lease_cannot_commit_when_it_wakes(
