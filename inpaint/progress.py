@@ -45,6 +45,11 @@ class Tally:
         """Leave it as it stands."""
         self._bar.stop()
 
+    def total(self, count: int) -> None:
+        """Say how many there are, where that was not known from the start."""
+        self._total = count
+        self._bar.update(self._task, total=count)
+
     def ended(self, name: str, refusal: InpaintError | None = None) -> None:
         """Count a picture, and say why it failed if it did."""
         self._ended += 1

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import typer
 
 from . import disk
 from .errors import InpaintError
+from .journal import Journal
 from .options import FAILED, INTERRUPTED, SOME_FAILED, Conduct
-from .pairs import Pair
+from .pairs import Pair, Pairs
+from .progress import Tally
 
 
 @dataclass(eq=False)
@@ -32,6 +35,49 @@ class Item:
         if self.refusal:
             found["problem"] = {"code": self.refusal.code, "detail": self.refusal.detail}
         return found | ({"kept": True} if self.kept else {}) | self.done
+
+    def write(
+        self, data: bytes, facts: dict[str, Any], book: Journal | None, inputs: dict[str, Any]
+    ) -> None:
+        """Write its result, whole, with its line in the journal.
+
+        Args:
+            data: the result.
+            facts: of the report.
+            book: of the folder; None: the result is one file by name.
+            inputs: what it was made of, of `inpaint.journal.of`.
+
+        Raises:
+            StorageUnavailable: if it cannot be written.
+        """
+        line = partial(book.add, self.pair, inputs, facts) if book else None
+        disk.write(self.pair.output, data, before=line)
+        self.done = {"output": str(self.pair.output), **facts}
+
+
+def begin(pairs: Pairs, book: Journal | None, digest: str, *, resume: bool) -> list[Item]:
+    """Return an item for each pair; to resume, those that an earlier run has done are kept.
+
+    Args:
+        pairs: all of the command.
+        book: of the folder of their results.
+        digest: of the options, of `inpaint.journal.digest`.
+        resume: whether what is done is left out.
+    """
+    items = [Item(each) for each in pairs.all]
+    if book is not None and resume:
+        for item in items:
+            if (facts := book.find(item.pair, digest)) is not None:
+                item.done, item.kept = {"output": str(item.pair.output), **facts}, True
+    return items
+
+
+def note_end(tally: Tally, item: Item) -> None:
+    """Count an item that has ended, and say what a person should know of it."""
+    tally.ended(str(item.pair.image), item.refusal)
+    if item.done.get("warning"):
+        share = f"{100 * item.done['coverage']:.0f} %"
+        tally.say(f"{item.pair.image}: {share} of it is taken for damage; look at it")
 
 
 def counts(items: Sequence[Item]) -> dict[str, int]:
@@ -54,7 +100,8 @@ def finish(
     how: str,
     conduct: Conduct,
     *,
-    interrupted: str | None = None,
+    stopped: str | None = None,
+    status: int = INTERRUPTED,
 ) -> None:
     """Say how it went in a line, write the report, and end the command with its status.
 
@@ -64,7 +111,8 @@ def finish(
         verb: what was done to the pictures.
         how: the line's middle.
         conduct: says where the report goes.
-        interrupted: what a user who has interrupted it is told.
+        stopped: what a user is told where it was stopped; None: it was not.
+        status: with which it ends then.
     """
     numbers = counts(items)
     parts = {"kept": "done by earlier runs", "unchanged": "without damage", "not_run": "not done"}
@@ -75,8 +123,8 @@ def finish(
     if conduct.report is not None:
         facts = {**about, **numbers, "images": [item.report() for item in items]}
         disk.write(conduct.report, (json.dumps(facts, indent=2) + "\n").encode())
-    if interrupted is not None:
-        typer.echo(interrupted, err=True)
-        raise typer.Exit(INTERRUPTED)
+    if stopped is not None:
+        typer.echo(stopped, err=True)
+        raise typer.Exit(status)
     if numbers["failed"]:
         raise typer.Exit(SOME_FAILED if conduct.keep_going else FAILED)

@@ -389,6 +389,35 @@ def white_detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a detector `scratches` that takes what is nearly white for a line."""
+    import torch  # most tests do without, and it takes a second
+
+    from models.checkpoint import Detection, Header, save
+    from models.detector import DamageUNet
+
+    network = DamageUNet(DamageUNet.Config(widths=(2, 2), stem=1, dilations=(1,)))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for norm in network.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.weight.fill_(1)
+        bright, kept = network.first
+        bright.convolution.weight[0, :, 1, 1] = 1 / 3
+        bright.norm.bias[0] = -0.8  # of the image, in [-1, 1]
+        kept.convolution.weight[0, 0, 1, 1] = 1
+        network.ups[0][0].convolution.weight[0, 2, 1, 1] = 1  # the skip comes after what is below
+        network.ups[0][1].convolution.weight[0, 0, 1, 1] = 1
+        network.head.weight[0, 0] = 100
+        network.head.bias.fill_(-8)
+    folder = tmp_path_factory.mktemp("detectors")
+    header = Header.of(network, name="scratches", license="Apache-2.0", detection=Detection())
+    save(folder / "scratches.safetensors", network, header)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def published_weights() -> Callable[..., object]:
     """A function that makes the weights with which the golden vectors were computed.
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -17,18 +16,18 @@ from inpaint.errors import (
     MaskEmpty,
     OutOfMemory,
 )
-from inpaint.header import MEDIA_TYPES, Limits, probe
+from inpaint.header import Limits
 from inpaint.highres import Pixels
 from inpaint.journal import Journal
-from inpaint.picture import decode, encode
 from inpaint.progress import Tally
-from inpaint.report import Item
+from inpaint.report import Item, note_end
 from inpaint.settings import Settings
+from inpaint.unmarked import unmarked
 from models.filler import out_of_memory
 
 from .batching import Batching
 from .forming import Pass
-from .pipeline import Options, Restoration, Restored
+from .pipeline import Options, Restoration
 from .zoo import Zoo
 
 log = logging.getLogger("inpaint.worker")
@@ -101,7 +100,7 @@ class FileTask:
         """Go on to the next pass; after the last, write what has come of it."""
         following = self._restoration.close(pixels, infer=infer, lay=lay)
         if (done := self._restoration.restored) is not None:
-            self._write(done)
+            self._item.write(done.data, done.facts(), self._work.journal, self._inputs)
         return following
 
     def end(self, error: Exception | None) -> None:
@@ -115,43 +114,14 @@ class FileTask:
 
     def _pass_on(self) -> Exception | None:
         """Write a picture of which nothing is to be changed; return what is against it."""
-        options, limits, path = self._work.options, self._work.limits, self._item.pair.image
+        work, options = self._work, self._work.options
         try:
-            data = disk.read(path, limits, "image")
-            header = probe(data, limits)
-            same = options.output_format in ("same", header.format)
-            if unchanged := same and options.output_quality is None:
-                written = header.format
-            else:
-                picture = decode(data, limits)
-                data = encode(picture, options.output_format, options.output_quality)
-                written = probe(data).format
-            done = Restored(
-                data=data,
-                mask=None,
-                media_type=MEDIA_TYPES[written],
-                format=header.format,
-                mode=header.mode,
-                width=header.width,
-                height=header.height,
-                mask_source="mask",
-                mask_mode=None,
-                coverage=0.0,
-                windows=0,
-                unchanged=unchanged,
-                warning=None,
-                seconds={},
-            )
-            self._write(done)
+            data = disk.read(self._item.pair.image, work.limits, "image")
+            data, facts = unmarked(data, work.limits, options.output_format, options.output_quality)
+            self._item.write(data, facts, work.journal, self._inputs)
         except Exception as error:  # noqa: BLE001  # handed on as what a stage raises
             return error
         return None
-
-    def _write(self, done: Restored) -> None:
-        item, book, facts = self._item, self._work.journal, done.facts()
-        note = partial(book.add, item.pair, self._inputs, facts) if book else None
-        disk.write(item.pair.output, done.data, before=note)
-        item.done = {"output": str(item.pair.output), **facts}
 
 
 def work_through(
@@ -176,10 +146,7 @@ def work_through(
     with closing(stages), Tally(len(items)) as tally:
 
         def note(item: Item) -> None:
-            tally.ended(str(item.pair.image), item.refusal)
-            if item.done.get("warning"):
-                share = f"{100 * item.done['coverage']:.0f} %"
-                tally.say(f"{item.pair.image}: {share} of it is taken for damage; look at it")
+            note_end(tally, item)
             if item.refusal is not None and not keep_going:
                 work.stopped.set()
 

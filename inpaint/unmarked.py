@@ -1,0 +1,32 @@
+"""A picture whose mask, looked at by a person, marks nothing: it stays as it is."""
+
+from typing import Any
+
+from .header import MEDIA_TYPES, Limits, probe
+from .picture import OutputFormat, decode, encode
+
+
+def unmarked(
+    data: bytes, limits: Limits, output_format: OutputFormat, quality: int | None
+) -> tuple[bytes, dict[str, Any]]:
+    """Return the file, converted if that is asked for, and its facts in the words of `Outcome`.
+
+    Raises:
+        InpaintError: what `probe`, `decode` and `encode` refuse.
+    """
+    header = probe(data, limits)
+    unchanged = output_format in ("same", header.format) and quality is None
+    if not unchanged:
+        data = encode(decode(data, limits), output_format, quality)
+    facts = {
+        "media_type": MEDIA_TYPES[header.format if output_format == "same" else output_format],
+        "format": header.format,
+        "mode": header.mode,
+        "width": header.width,
+        "height": header.height,
+        "mask_source": "mask",
+        "coverage": 0.0,
+        "windows": 0,
+        "unchanged": unchanged,
+    }
+    return data, facts
