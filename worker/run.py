@@ -41,7 +41,7 @@ from inpaint.options import (
     given,
 )
 from inpaint.pairs import Pairs, pair
-from inpaint.report import Item, finish
+from inpaint.report import Item, begin, finish
 from inpaint.settings import Settings, load
 
 from .files import Work, work_through
@@ -128,11 +128,7 @@ def go(pairs: Pairs, options: Options, settings: Settings, conduct: Conduct) -> 
         digests = {name: card.digest for name, card in cards.items()}
         digest = journal.digest({"models": digests, **asdict(options)})
         work = Work(zoo, models[0], options, digest, settings.limits, pairs.by_name, book)
-        items = [Item(each) for each in pairs.all]
-        if book is not None and conduct.resume:
-            for item in items:
-                if (facts := book.find(item.pair, digest)) is not None:
-                    item.done, item.kept = {"output": str(item.pair.output), **facts}, True
+        items = begin(pairs, book, digest, resume=conduct.resume)
         interrupted = False
         try:
             todo = [item for item in items if not item.kept]
@@ -146,7 +142,7 @@ def go(pairs: Pairs, options: Options, settings: Settings, conduct: Conduct) -> 
     )
     verb = "searched" if options.mask_only else "restored"
     go_on = "Interrupted; the same command with --resume goes on." if book else "Interrupted."
-    finish(items, about, verb, how, conduct, interrupted=go_on if interrupted else None)
+    finish(items, about, verb, how, conduct, stopped=go_on if interrupted else None)
 
 
 def _about(
