@@ -28,12 +28,12 @@ PRECISE = 0.95  # precision at sensitivity 0
 THOROUGH = 0.95  # recall at sensitivity 1
 FLAGGED = 0.001  # share of clean prints at sensitivity 0.5, at most
 TEMPERATURES = np.geomspace(0.25, 4, 65)
-THRESHOLDS = (1 / (1 + np.exp(-np.linspace(-3, 4.5, 26)))).tolist()  # tried; even in logits
+THRESHOLDS = (1 / (1 + np.exp(-np.linspace(-2.5, 4.25, 19)))).tolist()  # tried; even in logits
 EDGES = np.linspace(-30, 30, 1201)  # of the histogram of logits
 
 
 SEEN = 12  # renderings
-UNSEEN_COUNT = 24
+UNSEEN_COUNT = 20
 SCALES = (1.0, 2.0)  # of their photographs
 
 

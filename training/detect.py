@@ -36,7 +36,7 @@ SAMPLES = 6  # rows of a sample sheet
 SAMPLE_SIDE = 320  # pixels
 # What may change between two starts of one run.
 FREE = {"steps", "save_every", "log_every", "sample_every", "license_note", "data", "source"}
-FREE |= {"crops", "losses", "learning_rate", "average"}
+FREE |= {"batch", "crops", "losses", "learning_rate", "average"}
 
 
 def train(

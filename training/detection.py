@@ -23,7 +23,7 @@ from .recipe import Decay, Part, Share, Weight
 class Losses(Part):
     """What weighs how much."""
 
-    pixels: Weight = 20.0  # focal cross-entropy, mean over the pixels: most are easy
+    pixels: Weight = 60.0  # focal cross-entropy, mean over the pixels: most are easy
     gamma: Weight = 1.5  # of the focal loss: how much less the easy ones count
     alpha: Share = 0.75  # weight of damage; that of the rest is 1 - alpha
     overlap: Weight = 0.5  # 1 - F, with a pixel of tolerance
