@@ -1,14 +1,19 @@
 import asyncio
 
+import pytest
+
 from inpaint import catalogue, jobs
 from inpaint.catalogue import Card, WorkerCard
+from inpaint.errors import NoWorker, UnknownModel
 
 
-def card(name, *models):
-    held = tuple(Card(name=model, architecture=model) for model in models)
-    return WorkerCard(
-        worker=name, pid=1, device="cpu", engine="torch", precision="fp32", models=held
+def card(name, *models, detectors=()):
+    held, finds = (
+        tuple(Card(name=model, architecture=model) for model in names)
+        for names in (models, detectors)
     )
+    facts = {"pid": 1, "device": "cpu", "engine": "torch", "precision": "fp32"}
+    return WorkerCard(worker=name, models=held, detectors=finds, **facts)
 
 
 def ready(settings):
@@ -72,3 +77,27 @@ def test_a_card_of_a_newer_worker_is_read_as_far_as_it_is_known(redis, settings)
     redis.sadd(catalogue.WORKERS, "a")
     assert newer.count("novelty") == newer.count("mood") == 1
     assert ready(settings) == [card("a", "telea")]
+
+
+def test_a_worker_holds_several_only_where_it_holds_each():
+    held = card("a", "telea", "grey", detectors=["scratches"])
+    assert held.holds("scratches", "grey")
+    assert not held.holds("telea", "other")
+
+
+def test_models_and_detectors_are_asked_for_by_their_own_names():
+    cards = [card("a", "telea"), card("b", "grey", detectors=["scratches"])]
+    assert list(catalogue.detectors(cards)) == ["scratches"]
+    catalogue.check_model(cards, "telea")
+    catalogue.check_detector(cards, "scratches")
+    catalogue.check_detector(cards, "scratches", model="grey")
+    with pytest.raises(UnknownModel, match="the models are grey, telea") as refusal:
+        catalogue.check_model(cards, "scratches")
+    assert refusal.value.field == "model"
+    with pytest.raises(UnknownModel, match="the detectors are: scratches") as refusal:
+        catalogue.check_detector(cards, "telea", field="detector")
+    assert refusal.value.field == "detector"
+    with pytest.raises(UnknownModel, match="the detectors are: none"):
+        catalogue.check_detector(cards[:1], "scratches")
+    with pytest.raises(NoWorker, match="both scratches and telea"):
+        catalogue.check_detector(cards, "scratches", model="telea")

@@ -19,7 +19,7 @@ import models
 from inpaint.errors import ModelFailed, StartFailed
 from inpaint.highres import SizeRule
 from models.aotgan_compact import CompactAOTGAN
-from models.checkpoint import load
+from models.checkpoint import load, read_header
 from models.classical import Telea
 from models.engine import NotTaken
 from models.filler import OpenVINOFiller, TorchFiller, fastest_filler, out_of_memory
@@ -29,6 +29,7 @@ from models.registry import GENERATORS, architecture_of
 SHIPPED = {
     path.stem: path
     for path in sorted((Path(models.__file__).parent / "checkpoints").glob("*.safetensors"))
+    if read_header(path).detection is None
 }
 # Levels between a fill in bfloat16 and one in float32 by PyTorch: the largest, and the mean, over
 # a hole. AOT-GAN's gates sharpen what rounding does before them.

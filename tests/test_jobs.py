@@ -172,13 +172,41 @@ def test_an_unknown_id_is_expired_when_it_is_older_than_jobs_are_kept(read):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"mask_grow": 129}, {"mask_mode": "black"}, {"output_quality": 0}, {"mask": "../x"}, {"x": 1}],
+    [
+        *[{"mask_grow": 129}, {"mask_mode": "black"}, {"output_quality": 0}, {"mask": "../x"}],
+        *[{"auto_mask": "dust"}, {"auto_mask_sensitivity": 1.1}, {"mask_only": True}],
+        *[{"auto_mask_sensitivity": float("nan")}, {"version": 1}, {"x": 1}],
+    ],
 )
 def test_a_job_that_breaks_the_contract_cannot_be_made(fields):
     with pytest.raises(ValidationError):
         job(**fields)
 
 
+@pytest.mark.parametrize(
+    ("fields", "models"),
+    [
+        ({}, ("telea",)),
+        ({"auto_mask": "scratches"}, ("telea", "scratches")),
+        ({"auto_mask": "scratches", "mask_only": True}, ("scratches",)),
+    ],
+)
+def test_a_job_waits_in_the_queue_of_all_that_it_needs(submit, read, fields, models):
+    record = read(submit(**fields))
+    assert record.job.models == models
+    assert record.queue == f"v2.interactive.{'+'.join(models)}"
+
+
+def test_a_job_of_another_contract_is_not_read():
+    written = job(auto_mask="scratches").model_dump(mode="json")
+    assert written["version"] == jobs.CONTRACT == 2
+    assert InpaintJob.model_validate(written) == job(auto_mask="scratches")
+    with pytest.raises(ValidationError):
+        InpaintJob.model_validate(written | {"version": 1})
+
+
 def test_an_outcome_survives_its_journey():
-    outcome = Outcome(model="telea", result=KEY, coverage=0.25, seconds={"infer": 0.1})
+    facts = {"coverage": 0.25, "seconds": {"infer": 0.1}, "mask_source": "mask+scratches"}
+    facts |= {"unchanged": True, "warning": "mask-large"}
+    outcome = Outcome(model="telea", result=KEY, mask=KEY, **facts)
     assert Outcome.model_validate(outcome.model_dump(mode="json")) == outcome

@@ -13,7 +13,9 @@ from inpaint.settings import Settings
 from models.checkpoint import read_header
 from worker.zoo import CLASSICAL, find
 
-SHIPPED = find(None)
+FOUND = {name: (path, read_header(path)) for name, path in find(None).items()}
+SHIPPED = {name: path for name, (path, header) in FOUND.items() if header.detection is None}
+DETECTORS = {name: path for name, (path, header) in FOUND.items() if header.detection}
 MAGENTA = (255, 0, 255)
 SECONDS = 60  # that a request waits: the machine may be busy
 
@@ -80,12 +82,16 @@ def assert_filled(service, encoded, name, size, shape):
 
 @pytest.mark.slow
 def test_every_shipped_model_is_listed_with_its_terms(service):
-    listed = {model["name"]: model for model in service.client.get("/info").json()["models"]}
+    info = service.client.get("/info").json()
+    listed = {model["name"]: model for model in info["models"]}
+    detectors = {model["name"]: model for model in info["detectors"]}
 
     assert set(listed) == {*SHIPPED, *CLASSICAL}
-    for name, path in SHIPPED.items():
-        assert listed[name]["license"] == read_header(path).license
-        assert listed[name]["digest"].startswith("sha256:")
+    assert set(detectors) == set(DETECTORS)
+    for name, path in (SHIPPED | DETECTORS).items():
+        found = (listed | detectors)[name]
+        assert found["license"] == read_header(path).license
+        assert found["digest"].startswith("sha256:")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ import hashlib
 import subprocess
 import sys
 import textwrap
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -103,7 +104,39 @@ def test_all_models_that_are_found_are_held_unless_some_are_named(folder):
     zoo = Zoo.load(Settings(model="tiny", checkpoints=folder))
 
     assert "tiny" in found
-    assert set(zoo.fillers) == {*found, "telea", "navier-stokes"}
+    assert set(zoo.everything) == {*found, "telea", "navier-stokes"}
+
+
+def test_a_detector_is_held_beside_generators_and_taken_for_none(folder, white_detector):
+    copy(white_detector / "scratches.safetensors", folder)
+    settings = Settings(models="tiny,scratches,telea", checkpoints=folder, model="tiny")
+
+    zoo = Zoo.load(settings)
+
+    assert list(zoo.fillers) == list(zoo.cards) == ["tiny", "telea"]
+    assert list(zoo.detectors) == list(zoo.detector_cards) == ["scratches"]
+    assert zoo.detector_cards["scratches"].architecture == "damage-unet"
+    assert zoo.detector_cards["scratches"].digest.startswith("sha256:")
+    assert list(zoo.everything) == ["tiny", "telea", "scratches"]
+    assert zoo.needs == ["tiny", "telea", "tiny+scratches", "telea+scratches", "scratches"]
+    with pytest.raises(UnknownModel, match="no model scratches; it holds: tiny, telea"):
+        zoo.filler("scratches")
+    with pytest.raises(UnknownModel, match="no detector tiny; it holds: scratches"):
+        zoo.detector("tiny")
+
+
+def test_a_worker_may_hold_a_detector_alone(white_detector):
+    zoo = Zoo.load(Settings(models="scratches", checkpoints=white_detector, device="cpu"))
+
+    assert (list(zoo.fillers), zoo.needs) == ([], ["scratches"])
+    assert zoo.engine == zoo.detector("scratches").engine
+
+
+def test_a_detector_as_the_default_model_is_refused(white_detector):
+    settings = Settings(models="scratches,telea", model="scratches", checkpoints=white_detector)
+
+    with pytest.raises(UnknownModel, match="scratches finds damage and fills nothing"):
+        Zoo.load(settings)
 
 
 def test_a_corrupt_checkpoint_is_named_with_its_reason(folder):
