@@ -4,9 +4,10 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from inpaint.errors import (
     ImageUnreadable,
@@ -19,10 +20,13 @@ from inpaint.errors import (
 from inpaint.header import Limits
 from inpaint.highres import SizeRule
 from inpaint.mask import grow
+from inpaint.picture import decode
+from models.damage import find as damage_of
 from models.damage import load_detector
 from models.filler import Filler
 from worker.pipeline import Options, Restoration
-from worker.zoo import Zoo
+from worker.tone import toned
+from worker.zoo import Zoo, find
 
 
 class Red(Filler):
@@ -110,6 +114,39 @@ def test_sixteen_bit_gray_keeps_its_depth_outside_the_hole(encoded, mask, hole):
     result = pixels_of(run(encoded(gray), mask))
 
     assert np.array_equal(result[~hole], gray[~hole])
+
+
+def sixteen(hole):
+    return np.random.default_rng(0).integers(0, 65_536, (*hole.shape, 3), dtype=np.uint16)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bit_colour_is_filled_and_blended_in_its_depth(suffix, mask, hole):
+    colours = sixteen(hole)
+    data = cv2.imencode(suffix, colours[..., ::-1])[1].tobytes()
+
+    restored = run(data, mask, mask_feather=3)
+
+    result = decode(restored.data).samples
+    grown = grow(hole, 3)
+    assert restored.mode == "rgb16"
+    assert np.array_equal(result[~grown], colours[~grown])
+    assert (result[hole] == [65_535, 0, 0]).all()
+    assert np.count_nonzero(result[grown & ~hole] % 257) > 0.5 * (grown & ~hole).sum()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_tone_changes_the_whole_picture_and_only_where_it_is_asked_for(
+    deep, encoded, photo, mask, hole
+):
+    dull = (photo // 2 + 60).astype(np.uint16) * 257
+    data = cv2.imencode(".png", dull[..., ::-1])[1].tobytes() if deep else encoded(photo // 2 + 60)
+    filled, faded = (decode(run(data, mask, tone=tone).data) for tone in ((), ("fade",)))
+
+    expected = toned(filled, ("fade",)).samples
+    assert np.array_equal(faded.samples, expected)
+    assert not np.array_equal(faded.samples[~hole], filled.samples[~hole])
+    assert np.array_equal(filled.samples[~hole], decode(data).samples[~hole])
 
 
 @pytest.mark.parametrize(("value", "refusal"), [(0, MaskEmpty), (255, MaskFull)])
@@ -345,6 +382,27 @@ def test_gray_and_sixteen_bits_are_searched_and_keep_their_depth(search, encoded
     result = pixels_of(restored)
     assert result.dtype == np.uint16
     assert np.array_equal(result[~hole], gray[~hole])
+
+
+@pytest.mark.skipif("scratches" not in find(None), reason="no detector is shipped here")
+def test_the_shipped_detector_finds_a_drawn_scratch_and_little_else():
+    data = pytest.importorskip("skimage.data", reason="photographs come with the extra `demo`")
+    clean = data.astronaut()
+    image = Image.fromarray(clean)
+    draw, line = ImageDraw.Draw(image), Image.new("1", image.size)
+    for target, colour in ((draw, (245, 243, 236)), (ImageDraw.Draw(line), 1)):
+        target.line([(20, 60), (180, 230), (200, 480)], fill=colour, width=2)
+    scratch = np.asarray(line)
+    detector, _ = load_detector(find(None)["scratches"])
+
+    found, nothing = (
+        damage_of(detector.probabilities(pixels), 0.5, detector.thresholds)
+        for pixels in (np.asarray(image), clean)
+    )
+
+    assert (found & scratch).sum() > 0.7 * scratch.sum()
+    assert (found & ~grow(scratch, 3)).mean() < 0.01
+    assert nothing.mean() < 0.01
 
 
 def test_a_detector_that_is_not_held_is_refused(encoded, photo):
