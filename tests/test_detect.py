@@ -15,10 +15,12 @@ from PIL import Image
 
 from inpaint.errors import BadData, BadRecipe
 from models.checkpoint import load_detector
+from models.detector import DamageUNet
 from training import calibration, commands, detect, detection, finding, state
 from training.crops import IGNORED, UNIT
 from training.damage import render
 from training.injuries import UNSEEN
+from training.recipe import Part
 
 TINY = """
 name = "tiny"
@@ -111,6 +113,31 @@ def test_ignored_pixels_count_in_no_loss():
     assert detection.overlap(sure(said), wanted) < 1e-4
     assert detection.fooled(sure(said), wanted).tolist() == [0]
     assert detection.fooled(sure([[3, 1, 2]]), wanted).item() == pytest.approx(1 / 3, abs=1e-4)
+
+
+def test_the_shipped_recipe_is_named_after_its_file_and_builds_its_detector():
+    path = Path(detection.__file__).parent / "recipes" / "scratches.toml"
+
+    assert detection.is_detector(path)
+    recipe = detection.load(path)
+    assert recipe.name == path.stem
+    assert detect.first_detector(recipe).config == DamageUNet.Config()
+
+
+def keys(part):
+    for name, field in part.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Part):
+            yield from (f"{name}.{key}" for key in keys(inner))
+        else:
+            yield name
+
+
+def test_every_key_of_a_recipe_is_documented():
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    text = text.partition("## Detectors")[2]
+
+    assert [key for key in keys(detection.DetectorRecipe) if f"`{key}`" not in text] == []
 
 
 def test_an_unknown_key_is_refused_by_name(tmp_path, recipe_file):

@@ -8,8 +8,10 @@ import training
 from inpaint.errors import BadRecipe
 from models.registry import create
 from training import recipe
+from training.detection import is_detector
 
-RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
+SHIPPED = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
+RECIPES = [path for path in SHIPPED if not is_detector(path)]
 SIBLINGS = {"aotgan-small": "aotgan-512"}
 SMALL = """
 name = "tiny"

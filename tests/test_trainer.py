@@ -15,10 +15,12 @@ from inpaint.errors import BadData, BadRecipe
 from models.tensors import composite
 from training import data, features, recipe
 from training.data import Batch
+from training.detection import is_detector
 from training.recipe import Recipe
 from training.trainer import NotFinite, Sources, Trainer
 
-RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
+SHIPPED = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
+RECIPES = [path for path in SHIPPED if not is_detector(path)]
 NOWHERE = Sources(data=())
 PLAIN = {"perceptual": 0.0, "style": 0.0, "blur_kernel": 9, "blur_sigma": 1.5}
 COMPACT = {"width": 8, "channels": 8, "blocks": 1, "rates": [1, 2]}

@@ -19,6 +19,7 @@ from models.timing import fastest_in_turn, machine
 from models.timing import seconds as timed
 
 from . import data
+from .detection import is_detector
 from .features import FeatureNetwork
 from .recipe import Recipe, load
 from .trainer import Sources, Trainer
@@ -58,7 +59,8 @@ def train(
 ) -> None:
     """Time one training step of each recipe, and what it waits for data."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parsed = [load(path) for path in recipes or sorted(RECIPES.glob("*.toml"))]
+    shipped = sorted(path for path in RECIPES.glob("*.toml") if not is_detector(path))
+    parsed = [load(path) for path in recipes or shipped]
     print(machine(device))
     print(f"{'recipe':40}{'px':>5}{'batch':>6}{'step s':>9}{'img/s':>8}{'waiting':>9}{'making':>8}")
     rows = []
