@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from redis import Redis
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as AsyncRedis
@@ -50,12 +50,24 @@ MaskMode = Literal["auto", "luminance", "alpha", "luminance_inverted"]
 MaskFit = Literal["exact", "resize"]
 AutoMask = Literal["none", "scratches"]  # a detector
 OutputFormat = Literal["same", "png", "jpeg", "webp", "tiff"]
+Tone = Literal["denoise", "fade", "contrast"]  # of the whole picture, in this order
+TONES: tuple[Tone, ...] = get_args(Tone)
 MaskSource = Literal["mask", "alpha", "scratches", "mask+scratches", "alpha+scratches"]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
 SOCKET_SECONDS = 2.0
 CONNECT_SECONDS = 1.0
 CONNECTIONS = 16  # of an asynchronous client, at most; who finds none free waits for one
+
+
+def _separated(value: object) -> object:
+    """Take names that commas separate, as forms and command lines have them, apart."""
+    if isinstance(value, str):
+        return tuple(name for each in value.split(",") if (name := each.strip()))
+    return value
+
+
+Tones = Annotated[tuple[Tone, ...], BeforeValidator(_separated)]
 
 
 class InpaintJob(BaseModel):
@@ -74,6 +86,7 @@ class InpaintJob(BaseModel):
     mask_fit: MaskFit = "exact"
     mask_grow: int | None = Field(default=None, ge=0, le=128)  # pixels; None: 2 if detected, else 0
     mask_feather: int = Field(default=0, ge=0, le=128)  # pixels
+    tone: Tones = ()  # what is done to the whole picture after the fill
     output_format: OutputFormat = "same"
     output_quality: int | None = Field(default=None, ge=1, le=100)
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
+from . import jobs
 from .pairs import IMAGES, Pairs, pair
 from .picture import OutputFormat
 
@@ -43,6 +45,13 @@ Grow = Annotated[
 Feather = Annotated[
     int, typer.Option(help="Blend its outermost pixels, pixels.", min=0, max=MOST_GROWN)
 ]
+Tone = Annotated[
+    str,
+    typer.Option(
+        help="Afterwards, of the whole picture: denoise, fade, contrast; separated by commas.",
+        metavar="NAMES",
+    ),
+]
 Format = Annotated[OutputFormat, typer.Option(help="Of the results.")]
 Quality = Annotated[
     int | None, typer.Option(help="Of JPEG and WebP; by default as before.", min=1, max=100)
@@ -73,6 +82,20 @@ class Conduct:
 def given(**options: Any) -> dict[str, Any]:  # as settings and forms take them
     """Those that are not None."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def tones(names: str) -> tuple[jobs.Tone, ...]:
+    """Take the names of `--tone` apart.
+
+    Raises:
+        BadParameter: naming what is none, and the choices.
+    """
+    try:
+        return TypeAdapter(jobs.Tones).validate_python(names)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        text = f"{fault['input']!r}: {fault['msg']}."
+        raise typer.BadParameter(text, param_hint="--tone") from error
 
 
 def find(

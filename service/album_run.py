@@ -48,8 +48,10 @@ from inpaint.options import (
     Report,
     Resume,
     Sensitivity,
+    Tone,
     find,
     given,
+    tones,
 )
 from inpaint.progress import Tally
 from inpaint.report import Item, begin, finish, note_end
@@ -78,6 +80,7 @@ def album(
     model: Model = None,
     mask_grow: Grow = None,
     mask_feather: Feather = 0,
+    tone: Tone = "",
     format: Format = "same",
     quality: Quality = None,
     keep_going: KeepGoing = False,
@@ -94,7 +97,7 @@ def album(
     """
     if mask_only and mask not in (None, AUTO):
         raise typer.BadParameter("It finds masks, and takes none.", param_hint="--mask-only")
-    if mask_only and (format != "same" or quality is not None):
+    if mask_only and (format != "same" or quality is not None or tone):
         raise typer.BadParameter("It writes masks, which are PNG.", param_hint="--mask-only")
     mask = AUTO if mask_only else mask
     pairs = find(images, mask, output, "png" if mask_only else format, sensitivity)
@@ -115,6 +118,7 @@ def album(
             model=model,
             mask_grow=mask_grow,
             mask_feather=mask_feather or None,
+            tone=",".join(tones(tone)) or None,
             auto_mask="scratches" if mask == AUTO else None,
             auto_mask_sensitivity=sensitivity,
             mask_only="true" if mask_only else None,

@@ -1,13 +1,23 @@
 """The bodies of requests and answers."""
 
 from datetime import datetime
-from typing import get_args
+from typing import Annotated, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from inpaint.catalogue import Card, WorkerCard, detectors, models
 from inpaint.header import MEDIA_TYPES
-from inpaint.jobs import FINAL, AutoMask, MaskFit, MaskMode, Outcome, OutputFormat, Record, Status
+from inpaint.jobs import (
+    FINAL,
+    AutoMask,
+    MaskFit,
+    MaskMode,
+    Outcome,
+    OutputFormat,
+    Record,
+    Status,
+    Tones,
+)
 from inpaint.settings import Settings
 
 from .problems import title
@@ -32,6 +42,11 @@ class InpaintForm(BaseModel):
         description="Pixels by which the hole grows. Default: 2 of what is detected, else 0.",
     )
     mask_feather: int = Field(default=0, ge=0, le=128, description="Pixels that blend at the rim.")
+    tone: Annotated[Tones, WithJsonSchema({"type": "string"})] = Field(
+        default=(),
+        description="Steps on the whole picture, separated by commas: denoise, fade, contrast.",
+        json_schema_extra={"default": ""},
+    )
     output_format: OutputFormat | None = Field(default=None, description="Default: as the image.")
     output_quality: int | None = Field(default=None, ge=1, le=100, description="JPEG and WebP.")
 
@@ -106,7 +121,7 @@ class JobBody(Body):
     attempts: int
     model: str
     model_digest: str | None
-    params: dict[str, str | int | float | None]
+    params: dict[str, str | int | float | tuple[str, ...] | None]
     mask: MaskFacts | None
     unchanged: bool | None  # nothing was found: the result is the upload, byte for byte
     warning: str | None  # mask-large: more was found than is likely to be damage

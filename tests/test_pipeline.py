@@ -328,6 +328,7 @@ def test_a_picture_without_damage_is_converted_where_that_is_asked_for(search, e
     assert search(image, output_format="png").data == image
     jpeg = encoded(clean, "JPEG")
     assert not search(jpeg, output_quality=50).unchanged
+    assert not search(image, tone=("fade",)).unchanged
 
 
 def test_a_mask_alone_is_as_found_and_grows_only_if_asked_to(search, encoded, scratched):

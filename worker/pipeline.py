@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from inpaint.composite import Rim
 from inpaint.errors import MaskMissing
 from inpaint.header import Format, Limits, Mode, check_quality, probe
 from inpaint.highres import Pixels
-from inpaint.jobs import AutoMask
+from inpaint.jobs import AutoMask, Tone
 from inpaint.mask import (
     Hole,
     MaskFit,
@@ -33,6 +34,7 @@ from inpaint.restore import Finish, Plan, prepare
 from models import damage
 
 from .forming import Pass
+from .tone import toned
 from .zoo import Zoo
 
 DETECTED_GROW = 2  # pixels, of a detected hole where no growth is asked for
@@ -47,6 +49,7 @@ class Options:
     mask_fit: MaskFit = "exact"
     mask_grow: int | None = None  # pixels; None: DETECTED_GROW of what is detected, else none
     mask_feather: int = 0  # pixels
+    tone: tuple[Tone, ...] = ()  # what is done to the whole picture after the fill
     auto_mask: AutoMask = "none"  # a detector
     auto_mask_sensitivity: float = 0.5  # 0 to 1
     mask_only: bool = False  # the hole is the result
@@ -121,7 +124,8 @@ class Restoration:
             mask: a mask file; None takes the picture's own transparency, and what is detected.
 
         Returns:
-            The pixels that opening will decode; twice as many if probabilities lie beside them.
+            The pixels that opening will decode; once more if probabilities lie beside them, thrice
+            if they have 16 bits.
 
         Raises:
             UnknownModel: if a model that is needed is not held.
@@ -134,7 +138,8 @@ class Restoration:
             self._zoo.filler(self._model)
             check_quality(header, options.output_format, options.output_quality)
         self._files = image, mask
-        return header.width * header.height * (1 if options.auto_mask == "none" else 2)
+        depth = 3 if header.deep else 1  # its samples, and beside them their 8 bits
+        return header.width * header.height * (depth + (options.auto_mask != "none"))
 
     def open(self) -> Pass:
         """Decode, and plan the first pass.
@@ -173,8 +178,11 @@ class Restoration:
             return self._detected(opened, pixels, infer + lay)
         began = time.perf_counter() - lay
         self._seconds["infer"] = infer
-        opaque = opened.source == "alpha"
-        filled = opened.picture.with_pixels(pixels, plan.hole, opaque=opaque)
+        picture, feather = opened.picture, self._options.mask_feather
+        rim = Rim(picture.samples, plan.hole, feather) if picture.deep else None
+        filled = picture.with_pixels(pixels, plan.hole, opaque=opened.source == "alpha")
+        if rim is not None:
+            rim.blend(filled.samples)
         self._end(opened, plan.hole, self._encoded(filled), began)
         return None
 
@@ -241,16 +249,19 @@ class Restoration:
 
     def _fill(self, picture: Picture, hole: Hole) -> Pass:
         """Plan the pass that fills."""
-        rule, feather = self._zoo.filler(self._model).rule, self._options.mask_feather
+        rule = self._zoo.filler(self._model).rule
+        feather = 0 if picture.deep else self._options.mask_feather  # 16 bits are blended as such
         self._plan = prepare(picture.pixels, hole, rule, feather=feather)
         return Pass(self._model, self._plan, Finish(self._plan))
 
     def _keeps(self, picture: Picture) -> bool:
         """Say whether a picture without a hole is to be left as it is, byte for byte."""
         options = self._options
-        return options.output_format in ("same", picture.format) and options.output_quality is None
+        same = options.output_format in ("same", picture.format) and options.output_quality is None
+        return same and not options.tone
 
     def _encoded(self, picture: Picture) -> bytes:
+        picture = toned(picture, self._options.tone)
         return encode(picture, self._options.output_format, self._options.output_quality)
 
     def _end(

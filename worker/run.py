@@ -37,8 +37,10 @@ from inpaint.options import (
     Report,
     Resume,
     Sensitivity,
+    Tone,
     find,
     given,
+    tones,
 )
 from inpaint.pairs import Pairs, pair
 from inpaint.report import Item, begin, finish
@@ -60,6 +62,7 @@ def run(
     model: Model = None,
     mask_grow: Grow = None,
     mask_feather: Feather = 0,
+    tone: Tone = "",
     format: Format = "same",
     quality: Quality = None,
     keep_going: KeepGoing = False,
@@ -79,6 +82,7 @@ def run(
     options = Options(
         mask_grow=mask_grow,
         mask_feather=mask_feather,
+        tone=tones(tone),
         auto_mask=DETECTOR if mask == AUTO else "none",
         output_format=pairs.format,
         output_quality=quality,
