@@ -4,7 +4,6 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator
-from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any, get_args
 from urllib.parse import quote
@@ -16,9 +15,8 @@ from redis import Redis
 from starlette.concurrency import run_in_threadpool
 
 from inpaint import albums, catalogue
-from inpaint.albums import Album, Item, Photo, State
+from inpaint.albums import Album, Photo
 from inpaint.errors import (
-    AlbumUnusable,
     Expired,
     InpaintError,
     InputGone,
@@ -28,14 +26,15 @@ from inpaint.errors import (
     JobNotFinished,
     NotFound,
     QueueUnavailable,
-    UnknownModel,
 )
 from inpaint.header import MEDIA_TYPES, probe
 from inpaint.jobs import FINAL, Status
 
 from .album_archive import archive
 from .album_bodies import AlbumBody, ItemBody, ItemsBody
-from .album_intake import FILES, AlbumForm, Form, Intake, Stored, job_of, judged
+from .album_form import FILES, SINGLE, AlbumForm, receive
+from .album_intake import Intake
+from .album_uploads import Unusable, add_mask, add_photo, create, shared_mask
 from .archives import confined
 from .gateway import Gateway
 from .problems import answer
@@ -46,7 +45,6 @@ MOST_ITEMS = 500  # of one page
 SOME_ITEMS = 100
 LOOK_SECONDS = 0.5  # between two looks for what has changed
 HEARTBEAT_SECONDS = 15.0
-SHOWN = 20  # refusals that an album without a usable photograph lists
 ENDED = ("succeeded", "partial", "failed", "canceled")
 
 router = APIRouter(responses={"4XX": REFUSED, "5XX": REFUSED})
@@ -58,9 +56,8 @@ def _form_schema(files: dict[str, Any], *forms: type[Any]) -> dict[str, Any]:
     for form in forms:
         properties |= form.model_json_schema()["properties"]
     schema = {"type": "object", "additionalProperties": False, "properties": properties}
-    return {
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
-    }
+    content = {"multipart/form-data": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 BINARY = {"type": "string", "format": "binary"}
@@ -70,7 +67,7 @@ ALBUM_SCHEMA = _form_schema(
     AlbumForm,
     InpaintForm,
 )
-ITEM_SCHEMA = _form_schema({"image": BINARY, "mask": BINARY}, InpaintForm)
+ITEM_SCHEMA = _form_schema(dict.fromkeys(SINGLE, BINARY), InpaintForm)
 
 
 def _query(*names: str) -> dict[str, Any]:
@@ -125,87 +122,12 @@ async def create_album(request: Request) -> Response:
     """Begin an album: photographs or a zip of them, or, with `expect`, an open one without any."""
     await _gateway(request).ready()
     intake = await _intake(request)
-    form = await intake.receive(request)
+    form = await receive(request, intake.settings, intake.blobs)
     try:
-        album_id = await run_in_threadpool(_create, intake, form)
+        album_id = await run_in_threadpool(create, intake, form)
     except Unusable as refusal:
         return answer(refusal, request.scope, members={"items": refusal.items})
     return await _shown(request, album_id, 202)
-
-
-class Unusable(AlbumUnusable):
-    """No photograph can be used; `items` are the first of them, with their problems."""
-
-    def __init__(self, photos: list[tuple[Item, State]]) -> None:
-        super().__init__(
-            f"None of the {len(photos)} photographs can be used."
-            if photos
-            else "No photograph was sent; with `expect` an album may begin without."
-        )
-        self.items = [
-            {"name": item.name, **state.outcome.problem.model_dump()}
-            for item, state in photos[:SHOWN]
-            if state.outcome and state.outcome.problem
-        ]
-
-
-def _create(intake: Intake, form: Form) -> str:
-    """Judge what came, and make the album of it; nothing stays of one that is refused."""
-    photos: list[tuple[Item, State]] = []
-    keep: set[str] = set()
-    is_open = form.album.expect is not None
-    try:
-        _check(intake, form)
-        photos, warnings = intake.photographs(form)
-        _check_models(intake, photos)
-        if not is_open and all(state.status == "failed" for _, state in photos):
-            raise Unusable(photos)
-        mask = None
-        if is_open and form.mask and form.mask.key:
-            mask = asdict(form.mask) | {"digest": form.mask.digest.hex()}
-        album_id = albums.create(
-            intake.redis,
-            intake.settings,
-            photos,
-            name=form.album.name,
-            expect=form.album.expect,
-            is_open=is_open,
-            defaults={
-                "params": form.fields | form.album.model_dump(exclude={"name", "expect"}),
-                "mask": mask,
-            },
-            warnings=warnings,
-        )
-        keep = albums.keys(photos) | ({mask["key"]} if mask else set())
-    finally:
-        intake.forget(form, but=keep)
-        if not keep:
-            for key in albums.keys(photos):
-                intake.blobs.delete(key)
-    return album_id
-
-
-def _check(intake: Intake, form: Form) -> None:
-    """Refuse what is wrong for every photograph, whichever come."""
-    job = job_of("0" * 32, None, form.fields, form.album.mask_only, intake.settings)
-    missing = set(job.needs.split("+")) - set(intake.digests)
-    if missing:
-        _refuse_model(missing, intake)
-
-
-def _check_models(intake: Intake, photos: list[tuple[Item, State]]) -> None:
-    needs = {item.job.needs for item, state in photos if item.job and state.status == "queued"}
-    missing = {name for some in needs for name in some.split("+")} - set(intake.digests)
-    if missing and intake.digests:
-        _refuse_model(missing, intake)
-
-
-def _refuse_model(missing: set[str], intake: Intake) -> None:
-    raise UnknownModel(
-        f"No worker holds {', '.join(sorted(missing))[:64]}; they hold"
-        f" {', '.join(sorted(intake.digests))}.",
-        field="model",
-    )
 
 
 @router.post(
@@ -220,124 +142,11 @@ async def add_item(album_id: str, request: Request) -> Response:
     _gateway(request).refuse_when_stopping()
     album = await _album(request, album_id)
     intake = await _intake(request)
-    form = await intake.receive(request, single=True)
-    add = _add_photo if form.images else _add_mask
+    form = await receive(request, intake.settings, intake.blobs, single=True)
+    add = add_photo if form.images else add_mask
     photo, is_new = await run_in_threadpool(add, intake, album, form)
     body = ItemBody.of(album_id, photo).model_dump(mode="json")
     return JSONResponse(body, 202 if is_new else 200)
-
-
-def _add_photo(intake: Intake, album: Album, form: Form) -> tuple[Photo, bool]:
-    """The item that a photograph becomes, or is already."""
-    (file,) = form.images
-    params, shared = album.defaults["params"], album.defaults["mask"]
-    own = {name: params[name] for name in ("on_missing_mask", "mask_only")}
-    common = {name: value for name, value in params.items() if name not in own}
-    mask = form.mask
-    if mask is None and shared:
-        mask = Stored(**shared | {"digest": bytes.fromhex(shared["digest"])})
-    given = confined(file.given)
-    keep: set[str] = {shared["key"]} if shared else set()
-    made: set[str] = set()
-    try:
-        item, state = intake.photograph(
-            file,
-            intake.blobs.get(file.key) if file.key else None,
-            mask=mask,
-            fields=common | form.fields,
-            album=AlbumForm(**own),
-            name=given,
-        )
-        made = albums.keys([(item, state)]) - keep
-        _check_models(intake, [(item, state)])
-        name, count = given, 1
-        while not isinstance(found := _try(intake, album, item, state, name, file), int):
-            if found.state.print == state.print:
-                return found, False
-            count += 1
-            name = albums.numbered(given, count)
-        keep |= made
-        return albums.photo(intake.redis, intake.settings, album.id, found), True
-    finally:
-        intake.forget(form, but=keep)
-        for key in made - keep:
-            intake.blobs.delete(key)
-
-
-def _try(
-    intake: Intake, album: Album, item: Item, state: State, name: str, file: Stored
-) -> int | Photo:
-    given = file.given[:400] if file.given != name else None
-    item = item.model_copy(update={"name": name, "given": given})
-    return albums.add(intake.redis, intake.settings, album.id, item, state)
-
-
-def _add_mask(intake: Intake, album: Album, form: Form) -> tuple[Photo, bool]:
-    """The item that a mask belongs to, which runs again with it."""
-    keep: set[str] = set()
-    try:
-        if form.mask is None:
-            raise InvalidField("Send an image, or the mask of one that is there.", field="image")
-        if form.mask.key is None:
-            raise InvalidField(f"The mask has {form.mask.size} bytes: too many.", field="mask")
-        known = _of_name(intake, album, confined(form.mask.given))
-        if known.item.job is None:
-            raise JobFailed(f"The photograph of {known.item.name} could not be used: send it.")
-        image = intake.blobs.get(known.item.job.image)
-        params = album.defaults["params"]
-        job = known.item.job.model_copy(
-            update={
-                "mask": form.mask.key,
-                "mask_only": False,
-                "auto_mask": "none",
-                "model": known.item.job.model
-                if not known.item.job.mask_only
-                else params.get("model", intake.settings.model),
-            }
-        )
-        job = judged(job, image, intake.blobs.get(form.mask.key), intake.settings)
-        print_ = albums.fingerprint(Stored.sha(image), form.mask.digest, job)
-        if print_ == known.state.print and known.state.status not in ("failed", "canceled"):
-            return known, False
-        if known.state.status not in FINAL:
-            raise JobNotFinished(f"{known.item.name} is {known.state.status}; try again then.")
-        size = len(image) + form.mask.size
-        item = known.item.model_copy(update={"job": job, "size": size, "reused": False})
-        _check_models(intake, [(item, State("queued"))])
-        if not albums.replace(intake.redis, intake.settings, album.id, known, item, print_):
-            raise JobNotFinished(f"{known.item.name} has just changed; try again.")
-        keep.add(form.mask.key)
-        now = albums.photo(intake.redis, intake.settings, album.id, known.number)
-        for key in set(albums.blobs(known)) - set(albums.blobs(now)) - _shared(album):
-            intake.blobs.delete(key)
-        return now, True
-    finally:
-        intake.forget(form, but=keep)
-
-
-def _shared(album: Album) -> set[str]:
-    mask = album.defaults["mask"]
-    return {mask["key"]} if mask else set()
-
-
-def _of_name(intake: Intake, album: Album, name: str) -> Photo:
-    """The item of this name, or the only one that has it but for the suffix, or the folders."""
-    if number := albums.named(intake.redis, album.id, name):
-        return albums.photo(intake.redis, intake.settings, album.id, number)
-    stem = albums.folded(str(PurePosixPath(name).with_suffix("")))
-    path, last = [], []
-    for photo in albums.photos(intake.redis, album.id):
-        own = albums.folded(str(PurePosixPath(photo.item.name).with_suffix("")))
-        path += [photo] if own == stem else []
-        last += [photo] if PurePosixPath(own).name == stem else []
-    for found in (path, last):
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise InvalidField(
-                f"{len(found)} photographs have the name of this mask.", field="mask"
-            )
-    raise InvalidField(f"The album has no photograph named {name}.", field="mask")
 
 
 @router.get("/albums/{album_id}", response_model=AlbumBody)
@@ -553,7 +362,7 @@ async def delete_album(album_id: str, request: Request) -> Response:
 
     def forget() -> None:
         keys = albums.forget(redis, gateway.settings, album_id)
-        for key in {*keys, *_shared(album)}:
+        for key in {*keys, *shared_mask(album)}:
             gateway.blobs.delete(key)
 
     await run_in_threadpool(forget)
