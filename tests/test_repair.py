@@ -225,6 +225,7 @@ def test_the_command_scores_prints_and_draws_them(
         assert by_detector == [none, none]  # it finds nothing
         assert found["ways"][3]["scores"] != none
     with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.mode == "P"
         assert sheet.width == 4 * (repair_scoring.CELL + 4) + 4
         assert sheet.height > 2 * repair_scoring.CELL
 
