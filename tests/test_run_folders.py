@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from inpaint.cli import main
-from inpaint.journal import NAME
+from inpaint.journal import NAME, Journal
 from inpaint.picture import decode
 
 HEIGHT, WIDTH = 96, 128
@@ -262,8 +263,6 @@ def test_an_interrupted_run_writes_its_report_and_resume_goes_on(many, eventuall
 def test_a_killed_run_leaves_whole_results_and_resume_goes_on(many, eventually, capsys):
     process = start(*many)
     eventually(lambda: len(written()) >= 2)
-    second = start(*many[:3], "out", *many[4:], "--resume")
-    assert "Another command is writing to out" in second.communicate(timeout=60)[1]
     process.kill()
     process.communicate()
     before = stamps()
@@ -277,26 +276,25 @@ def test_a_killed_run_leaves_whole_results_and_resume_goes_on(many, eventually, 
     assert not list(Path("out").glob("*.part")) + list(Path("out").glob(".*.part"))
 
 
-def test_a_terminal_is_shown_a_bar_and_anything_else_lines(here):
-    done = subprocess.run(
-        [sys.executable, "-m", "inpaint", "run", "scans", "-o", "plain", "--mask", "auto"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = done.stderr.splitlines()
-    assert "5/5" in lines[-1]
+def test_one_folder_takes_one_command_at_a_time(here, capsys):
+    Path("out").mkdir()
+    with closing(Journal(Path("out"))) as other:
+        other.begin()
+        assert run("run", "scans", "-o", "out", "--mask", "auto", "--resume") == 1
+    assert "Another command is writing to out" in capsys.readouterr().err
+    assert run("run", "scans", "-o", "out", "--mask", "auto", "--resume") == 0
+
+
+def test_a_terminal_is_shown_a_bar_and_anything_else_lines(here, capsys):
+    assert run("run", "scans", "-o", "plain", "--mask", "auto") == 0
+    assert capsys.readouterr().err.splitlines()[-1].startswith("5/5 scans/")
     main_end, end = pty.openpty()
     process = start("run", "scans", "-o", "shown", "--mask", "auto", stdout=end, stderr=end)
     os.close(end)
     said = b""
-    while True:
-        try:
-            if not (part := os.read(main_end, 4096)):
-                break
-        except OSError:  # the other end is closed
-            break
-        said += part
+    with suppress(OSError):  # the other end is closed
+        while part := os.read(main_end, 4096):
+            said += part
     os.close(main_end)
     assert process.wait(timeout=60) == 0
     text = said.decode()
