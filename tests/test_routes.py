@@ -5,11 +5,13 @@ import time
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from inpaint import __version__, jobs
+from inpaint.picture import decode
 
 
 def pixels(answer):
@@ -256,6 +258,19 @@ def test_the_service_is_alive_and_ready(service):
     assert service.client.get("/readyz").json() == {"status": "ready"}
 
 
+def test_a_tone_is_asked_for_by_names_and_a_scan_of_16_bits_stays_one(service, photo, mask, hole):
+    scan = (photo // 2 + 60).astype(np.uint16) * 256 + 13
+    image = cv2.imencode(".tiff", scan[..., ::-1])[1].tobytes()
+    plain, toned = (service.post(image, mask, data={"tone": tone}) for tone in ("", "fade,denoise"))
+    assert plain.headers["content-type"] == toned.headers["content-type"] == "image/tiff"
+    job = service.client.get(f"/jobs/{toned.headers['x-job-id']}").json()
+    assert job["params"]["tone"] == ["fade", "denoise"]
+    assert job["image"]["mode"] == "rgb16"
+    samples = [decode(answer.content).samples for answer in (plain, toned)]
+    assert np.array_equal(samples[0][~hole], scan[~hole])
+    assert np.ptp(samples[1]) > 1.5 * np.ptp(scan)
+
+
 def test_openapi_describes_the_form_and_the_problems(service):
     described = service.client.get("/openapi.json").json()
     post = described["paths"]["/inpaint"]["post"]
@@ -263,6 +278,7 @@ def test_openapi_describes_the_form_and_the_problems(service):
     assert form["required"] == ["image"]
     assert form["additionalProperties"] is False
     assert form["properties"]["mask_feather"]["maximum"] == 128
+    assert form["properties"]["tone"]["type"] == "string"
     assert set(post["responses"]) == {"200", "202", "4XX", "5XX"}
     assert "application/problem+json" in post["responses"]["4XX"]["content"]
     assert {"/info", "/livez", "/readyz", "/jobs/{job_id}/result"} <= set(described["paths"])
