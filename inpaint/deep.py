@@ -7,6 +7,7 @@ Source: PNG 3rd edition, sections 9 and 11; TIFF 6.0, sections 14 and 18.
 """
 
 import io
+import logging
 import math
 import struct
 import zlib
@@ -22,6 +23,7 @@ from .metadata import Metadata, texts
 from .strips import strips
 
 Deep = NDArray[np.uint16]
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is damaged is told by name
 
 WIDEN = np.uint16(257)  # from 8 bits to 16
 FULL = 65_535

@@ -77,7 +77,7 @@ def orientation(data: bytes) -> int:
         for entry in entries(data):
             if entry.tag == ORIENTATION:
                 return turn(integers(data, entry)[0])
-    except (struct.error, ValueError):  # what nobody can read turns nothing
+    except (struct.error, OverflowError, ValueError):  # what nobody can read turns nothing
         pass
     return 1
 

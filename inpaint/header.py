@@ -166,7 +166,7 @@ def _parse(data: bytes) -> Header:
         if matches:
             try:
                 header = parse(data)
-            except (struct.error, LookupError, ValueError) as error:
+            except (struct.error, LookupError, OverflowError, ValueError) as error:
                 raise ImageUnreadable(f"is a {name} file with a broken header.") from error
             if header.orientation >= 5:  # a quarter turn
                 return replace(header, width=header.height, height=header.width)

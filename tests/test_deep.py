@@ -13,6 +13,7 @@ from PIL import Image
 from inpaint.composite import Rim
 from inpaint.deep import rounded, turned
 from inpaint.errors import ImageUnreadable, InpaintError, TooManyPixels, UnsupportedImage
+from inpaint.exif import orientation
 from inpaint.mask import decode_hole, hole_of_alpha
 from inpaint.picture import Limits, Picture, decode, encode, probe
 
@@ -290,6 +291,14 @@ def test_damaged_bytes_give_a_picture_or_a_refusal_and_nothing_else(name):
             continue
         assert picture.pixels.shape == (picture.height, picture.width, 3)
         assert probe(encode(picture)).width == picture.width
+
+
+def test_a_directory_far_beyond_the_end_is_unreadable():
+    data = FILES["bigtiff"]
+    far = data[:8] + b"\xff" * 8 + data[16:]
+    with pytest.raises(ImageUnreadable):
+        decode(far)
+    assert orientation(far) == 1  # of EXIF that has this form
 
 
 def test_a_strip_that_is_missing_is_damage_and_not_black():
