@@ -35,12 +35,12 @@ def drawn(seed=0, scratched=True):
 
 
 @pytest.fixture(scope="module")
-def serving(server, detectors, tmp_path_factory, start_service):
+def serving(server, white_detector, tmp_path_factory, start_service):
     """A service that fills with `telea` and finds with the detector of the tests."""
     settings = Settings(data=tmp_path_factory.mktemp("albums"), redis_url=server.url(3))
     variables = {
         "INPAINT_MODELS": "telea,scratches",
-        "INPAINT_CHECKPOINTS": str(detectors),
+        "INPAINT_CHECKPOINTS": str(white_detector),
         "INPAINT_ALBUM_FILES": str(MOST),
     }
     with start_service(settings, worker=True, **variables) as running:
