@@ -49,7 +49,7 @@ SMALLEST = 0.01
 LPIPS_NAMES: dict[Trunk, str] = {"squeeze": "lpips", "alex": "lpips_alex"}  # network: score
 REFERENCES = [name for name, kind in GENERATORS.items() if issubclass(kind, Classical)]
 MEANS = ("psnr", "ssim", *LPIPS_NAMES.values(), "l1", "l1_relative")  # of the photographs' scores
-BATCH = 8  # pictures that a feature network sees at once; more would leave a core's cache
+BATCH = 8 * 256 * 256  # pixels that a feature network sees at once: more would leave a core's cache
 
 
 @dataclass(frozen=True)
@@ -265,8 +265,10 @@ def _look(network: frechet.Network, pictures: Sequence[Pixels]) -> Tensor:
 
 
 def _images(pictures: Sequence[Pixels]) -> Iterator[Tensor]:
-    for start in range(0, len(pictures), BATCH):
-        yield to_image(np.stack(pictures[start : start + BATCH]))
+    height, width = pictures[0].shape[:2]
+    step = max(1, BATCH // (height * width))
+    for start in range(0, len(pictures), step):
+        yield to_image(np.stack(pictures[start : start + step]))
 
 
 def examples(
