@@ -97,6 +97,15 @@ def test_a_hole_grows_as_asked_and_nothing_beyond_it_changes(here, hole):
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (25, 54, 35, 74)
 
 
+def test_a_tone_is_taken_by_name_and_another_name_is_refused_with_the_choices(here, hole, capsys):
+    assert run("one.png", "--mask", "mask.png", "-o", "out", "--tone", "contrast,denoise") == 0
+    result = samples(here / "out" / "one.png")
+    assert (result[~hole] != drawn()[~hole]).any(axis=1).mean() > 0.5
+    assert run("one.png", "--mask", "mask.png", "-o", "other", "--tone", "sharpen") == 2
+    assert "denoise" in capsys.readouterr().err
+    assert not (here / "other").exists()
+
+
 def test_the_result_of_one_picture_may_be_a_file_whose_suffix_names_the_format(here):
     assert run("one.png", "--mask", "mask.png", "-o", "sub/result.jpg", "--quality", 80) == 0
     assert format_of(here / "sub" / "result.jpg") == "jpeg"
