@@ -35,7 +35,7 @@ def read(buffer, settings=SETTINGS):
     [
         ("a/b c.jpg", "a/b c.jpg"),
         ("../../etc/passwd.png", "etc/passwd.png"),
-        ("/root/a.png", "root/a.png"),
+        ("/abs/a.png", "abs/a.png"),
         ("C:\\scans\\a.png", "scans/a.png"),
         ("c:a.png", "a.png"),
         ("..\\..\\a.png", "a.png"),
