@@ -249,17 +249,17 @@ def test_suspended_workers_claim_nothing(worker, admit, redis):
 
 def test_queues_of_another_version_of_the_contract_are_not_touched(run_all, redis, admit):
     admit()
-    redis.sadd("rq:queues", "rq:queue:v2.interactive.grey")
-    redis.rpush("rq:queue:v2.interactive.grey", "newer")
+    redis.sadd("rq:queues", "rq:queue:v3.interactive.grey")
+    redis.rpush("rq:queue:v3.interactive.grey", "newer")
     redis.hset("rq:job:newer", "status", "queued")
     redis.hset("rq:job:running", "status", "started")
-    redis.zadd("rq:wip:v2.interactive.grey", {"running:token": 1})
+    redis.zadd("rq:wip:v3.interactive.grey", {"running:token": 1})
     redis.hset("inpaint:load", "bulk", 7)
 
     assert len(run_all().taken) == 1
 
-    assert redis.lrange("rq:queue:v2.interactive.grey", 0, -1) == [b"newer"]
-    assert redis.zrange("rq:wip:v2.interactive.grey", 0, -1) == [b"running:token"]
+    assert redis.lrange("rq:queue:v3.interactive.grey", 0, -1) == [b"newer"]
+    assert redis.zrange("rq:wip:v3.interactive.grey", 0, -1) == [b"running:token"]
     assert load(redis) == {"bulk": 7}  # something is unfinished: nothing is known to have drifted
 
 
