@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -28,6 +29,7 @@ from models.filler import out_of_memory
 from .batching import Batching
 from .forming import Pass
 from .pipeline import Options, Restoration
+from .tone import toned
 from .zoo import Zoo
 
 log = logging.getLogger("inpaint.worker")
@@ -116,8 +118,13 @@ class FileTask:
         """Write a picture of which nothing is to be changed; return what is against it."""
         work, options = self._work, self._work.options
         try:
-            data = disk.read(self._item.pair.image, work.limits, "image")
-            data, facts = unmarked(data, work.limits, options.output_format, options.output_quality)
+            data, facts = unmarked(
+                disk.read(self._item.pair.image, work.limits, "image"),
+                work.limits,
+                options.output_format,
+                options.output_quality,
+                partial(toned, steps=options.tone) if options.tone else None,
+            )
             self._item.write(data, facts, work.journal, self._inputs)
         except Exception as error:  # noqa: BLE001  # handed on as what a stage raises
             return error
