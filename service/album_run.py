@@ -203,7 +203,8 @@ class Flow:
         """
         self.albums: list[str] = []  # ids, all that were used
         self._client, self._state, self._book, self._tally = client, state, book, tally
-        self._fields, self._digest, self._by_name = fields, digest, by_name
+        self._fields, self._digest = fields, digest
+        self._blank = by_name and "tone" not in fields  # tones are the server's affair
         self._limits = Limits(max_bytes=limits["max_file_bytes"])
         self._most = int(limits["album_files"])
         self._awaited: dict[int, tuple[Item, dict[str, Any]]] = {}  # by number: what was sent
@@ -357,7 +358,7 @@ class Flow:
             if body["status"] == "succeeded":
                 data = self._client.ask("GET", body["links"]["result"]).content
                 item.write(data, _facts(body), self._book, inputs)
-            elif error and error["code"] == MaskEmpty.code and self._by_name:
+            elif error and error["code"] == MaskEmpty.code and self._blank:
                 data = disk.read(item.pair.image, self._limits, "image")
                 wanted = self._fields.get("output_format", "same")
                 quality = self._fields.get("output_quality")
