@@ -406,6 +406,17 @@ def test_the_shipped_detector_finds_a_drawn_scratch_and_little_else():
     assert nothing.mean() < 0.01
 
 
+def test_a_picture_that_is_searched_counts_twice(white_detector, image, mask):
+    """Probabilities, as large as the picture, lie beside it."""
+    detector, _ = load_detector(white_detector / "scratches.safetensors")
+    zoo = Zoo({"red": Red()}, {}, {"scratches": detector})
+    options = (Options(), Options(auto_mask="scratches"))
+
+    counted = [Restoration(zoo, "red", each, Limits()).take(image, mask) for each in options]
+
+    assert counted == [64 * 96, 2 * 64 * 96]
+
+
 def test_a_detector_that_is_not_held_is_refused(encoded, photo):
     with pytest.raises(UnknownModel, match="no detector scratches; it holds: none"):
         run(encoded(photo), None, auto_mask="scratches")
