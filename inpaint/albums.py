@@ -53,6 +53,7 @@ class Item(BaseModel):
     given: str | None = None  # the name that it came under, where that is another
     size: int = 0  # bytes of its uploads
     job: InpaintJob | None = None  # None: the photograph itself was refused, and is not stored
+    detector: str | None = None  # digest of the one that searches it, as workers held it then
     reused: bool = False  # the outcome is that of an earlier item with the same content
 
 
@@ -313,10 +314,16 @@ def named(redis: Redis, album: str, name: str) -> int | None:
     return int(found) if found else None
 
 
-def done(redis: Redis, print_: str, digest: str | None) -> Outcome | None:
-    """The outcome of an item with this print whose model had this digest, if one is known still.
+def done(
+    redis: Redis, print_: str, digest: str | None, detector: str | None = None
+) -> Outcome | None:
+    """The outcome of an item with this print, if one is known still; its files may be gone.
 
-    Its files may be gone.
+    Args:
+        redis: a synchronous client.
+        print_: see `fingerprint`.
+        digest: that its model must have had.
+        detector: that its detector must have had, where it was searched.
     """
     with _answering():
         found = redis.get(f"inpaint:done:{print_}")
@@ -327,11 +334,11 @@ def done(redis: Redis, print_: str, digest: str | None) -> Outcome | None:
         item = redis.lindex(f"{_key(album)}:items", int(number) - 1)
     if not state or not item:
         return None
-    known = _photo(int(number), as_text(item), as_text(state)).state
-    outcome = known.outcome
-    if known.print != print_ or known.status != "succeeded" or outcome is None:
+    known = _photo(int(number), as_text(item), as_text(state))
+    outcome = known.state.outcome
+    if known.state.print != print_ or known.state.status != "succeeded" or outcome is None:
         return None
-    return outcome if outcome.digest == digest else None
+    return outcome if (outcome.digest, known.item.detector) == (digest, detector) else None
 
 
 def close(redis: Redis, settings: Settings, album: str) -> None:

@@ -22,6 +22,7 @@ from inpaint.errors import (
     InputGone,
     InvalidField,
     MaskMissing,
+    StorageUnavailable,
 )
 from inpaint.header import MEDIA_TYPES, probe
 from inpaint.jobs import InpaintJob, Outcome, Problem
@@ -167,10 +168,12 @@ class Intake:
         if outcome:
             status: Any = "failed" if outcome.problem else "succeeded"
             return Item(**about, size=size, job=job), State(status, print=print_, outcome=outcome)
-        if known := self._known(print_, job):
-            item = Item(**about, size=size, job=job, reused=True)
-            return item, State("succeeded", print=print_, outcome=known)
-        return Item(**about, size=size, job=job), State("queued", print=print_)
+        detector = self.digests.get(job.auto_mask)
+        item = Item(**about, size=size, job=job, detector=detector)
+        if known := self._known(print_, item):
+            reused = item.model_copy(update={"reused": True})
+            return reused, State("succeeded", print=print_, outcome=known)
+        return item, State("queued", print=print_)
 
     def _too_large(self, field: str, size: int) -> InpaintError:
         return FileTooLarge(
@@ -178,15 +181,16 @@ class Intake:
             field=field,
         )
 
-    def _known(self, print_: str, job: InpaintJob) -> Outcome | None:
-        """The outcome of an item with the same content and checkpoint, its files copied.
+    def _known(self, print_: str, item: Item) -> Outcome | None:
+        """The outcome of an item with the same content and checkpoints, its files copied.
 
         Copied, so that they are kept as long as this album, and go with it alone.
         """
-        model = job.auto_mask if job.mask_only else job.model
+        assert item.job is not None
+        model = item.job.model
         if model not in self.digests:
             return None
-        outcome = albums.done(self.redis, print_, self.digests[model])
+        outcome = albums.done(self.redis, print_, self.digests[model], item.detector)
         if outcome is None or outcome.result is None:
             return None
         keys: dict[str, str] = {}
@@ -194,7 +198,7 @@ class Intake:
             for name in ("result", "mask"):
                 if key := getattr(outcome, name):
                     keys[name] = self.blobs.put(self.blobs.get(key))
-        except InputGone:
+        except (InputGone, StorageUnavailable):  # then it is computed anew
             for key in keys.values():
                 self.blobs.delete(key)
             return None

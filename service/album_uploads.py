@@ -190,7 +190,9 @@ def add_mask(intake: Intake, album: Album, form: Form) -> tuple[Photo, bool]:
         if known.state.status not in FINAL:
             raise JobNotFinished(f"{known.item.name} is {known.state.status}; try again then.")
         size = len(image) + form.mask.size
-        item = known.item.model_copy(update={"job": job, "size": size, "reused": False})
+        item = known.item.model_copy(
+            update={"job": job, "size": size, "detector": None, "reused": False}
+        )
         _check_models(intake, [(item, State("queued"))])
         if not albums.replace(intake.redis, intake.settings, album.id, known, item, print_):
             raise JobNotFinished(f"{known.item.name} has just changed; try again.")

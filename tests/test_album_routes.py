@@ -205,6 +205,9 @@ def test_damage_is_found_where_nobody_painted_it_and_its_mask_is_told(
     answer = post(service, files, on_missing_mask="auto")
     album, items = ended(service, answer, eventually)
     assert album["status"] == "succeeded"
+    _, again = ended(service, post(service, files, on_missing_mask="auto"), eventually)
+    assert [item["reused"] for item in [*items, *again]] == [False, False, True, True]
+    assert service.client.get(again[0]["links"]["mask"]).status_code == 200
     assert items[0]["mask"]["source"] == "scratches"
     assert 0.03 < items[0]["mask"]["coverage"] < 0.2
     assert (items[0]["unchanged"], items[1]["unchanged"]) == (False, True)

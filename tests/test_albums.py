@@ -249,6 +249,7 @@ def test_a_known_outcome_is_found_until_its_checkpoint_or_album_is_another(
     by_hand.commit(*by_hand.claim(1))
     assert albums.done(redis, state.print, None).result == f"{1:032x}"
     assert albums.done(redis, state.print, "sha256:other") is None
+    assert albums.done(redis, state.print, None, "sha256:detector") is None
     albums.forget(redis, settings, album)
     assert albums.done(redis, state.print, None) is None
 
