@@ -72,7 +72,7 @@ class DamageUNet(nn.Module):
     class Config:
         """The shipped size."""
 
-        widths: tuple[int, ...] = (16, 32, 64, 96)  # channels by level, each half as large
+        widths: tuple[int, ...] = (32, 32, 64, 96)  # channels by level, each half as large
         stem: int = 2  # side of the blocks of pixels that become channels; 1: pixels as they are
         dilations: tuple[int, ...] = (1, 2, 4)  # of the deepest level
 

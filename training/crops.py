@@ -136,7 +136,9 @@ def crops_of(
     for _ in range(count):
         corners = rng.integers(0, (height - size + 1, width - size + 1), (2, 2))
         parts = [(slice(top, top + size), slice(left, left + size)) for top, left in corners]
-        most = max(parts, key=lambda part: int((labels[part][..., 0] > 0).sum()))
+        # light cloth and sky are what looks most like bare paper
+        worth = damaged.image[..., 1] if unharmed else labels[..., 0] > 0
+        most = max(parts, key=lambda part: int(worth[part].sum()))
         found.append(Crop(damaged.image[most].copy(), labels[most].copy(), unharmed))
     return found
 
