@@ -54,10 +54,11 @@ class Tally:
         """Count a picture, and say why it failed if it did."""
         self._ended += 1
         self._bar.update(self._task, advance=1, description=name)
+        count = "" if self._console.is_terminal else f"{self._ended}/{self._total} "
         if refusal is not None:
-            self.say(f"{name}: {refusal.detail} ({refusal.code})")
-        elif not self._console.is_terminal:
-            self.say(f"{self._ended}/{self._total} {name}")
+            self.say(f"{count}{name}: {refusal.detail} ({refusal.code})")
+        elif count:
+            self.say(f"{count}{name}")
 
     def say(self, text: str) -> None:
         """Write a line above the bar."""

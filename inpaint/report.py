@@ -86,7 +86,7 @@ def counts(items: Sequence[Item]) -> dict[str, int]:
     failed = sum(item.refusal is not None for item in items)
     return {
         "succeeded": len(done),
-        "unchanged": sum(bool(facts.get("unchanged")) for facts in done),
+        "without_damage": sum(facts.get("coverage") == 0 for facts in done),
         "kept": sum(item.kept for item in items),
         "failed": failed,
         "not_run": len(items) - len(done) - failed,
@@ -115,7 +115,11 @@ def finish(
         status: with which it ends then.
     """
     numbers = counts(items)
-    parts = {"kept": "done by earlier runs", "unchanged": "without damage", "not_run": "not done"}
+    parts = {
+        "kept": "done by earlier runs",
+        "without_damage": "without damage",
+        "not_run": "not done",
+    }
     line = f"{numbers['succeeded']} of {len(items)} pictures {verb} {how}; "
     line += f"{numbers['failed']} failed"
     line += "".join(f", {numbers[key]} {word}" for key, word in parts.items() if numbers[key])

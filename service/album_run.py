@@ -127,9 +127,10 @@ def album(
         )
         conduct = Conduct(keep_going=keep_going, overwrite=overwrite, resume=resume, report=report)
         info = client.info()
-        digests = [(each["name"], each["digest"]) for each in info["models"]]
-        wanted = [each for each in digests if each[0] == (model or info["default_model"])]
-        digest = journal.digest({"fields": fields, "models": wanted})
+        needed = {model or info["default_model"], fields.get("auto_mask")}
+        held = [*info["models"], *info["detectors"]]
+        digests = [(each["name"], each["digest"]) for each in held if each["name"] in needed]
+        digest = journal.digest({"fields": fields, "models": digests})
         book = journal.start(pairs, conduct)
         assert book is not None
         with closing(book):
@@ -221,7 +222,7 @@ class Flow:
             InpaintError: the server was away for too long, or takes none of them.
             KeyboardInterrupt: the album goes on.
         """
-        found = self._found() if resume else None
+        found = self._found() if resume and todo else None
         rest = list(todo)
         while rest:
             id_, is_open = found or (self._made(min(len(rest), self._most)), True)

@@ -142,8 +142,9 @@ def go(pairs: Pairs, options: Options, settings: Settings, conduct: Conduct) -> 
     about = _about(items, zoo, cards, time.monotonic() - began)
     how = (
         f"in {about['seconds']:.1f} s with {about['model']} ({zoo.device}, {zoo.engine}, "
-        f"{zoo.precision}): {about['megapixels']:.1f} megapixels, {about['windows']} windows"
+        f"{zoo.precision}): {about['megapixels']:.1f} megapixels"
     )
+    how += "" if options.mask_only else f", {about['windows']} windows"
     verb = "searched" if options.mask_only else "restored"
     go_on = "Interrupted; the same command with --resume goes on." if book else "Interrupted."
     finish(items, about, verb, how, conduct, stopped=go_on if interrupted else None)
