@@ -6,7 +6,7 @@ from typing import Any
 from inpaint.albums import Album, AlbumStatus, Photo
 from inpaint.jobs import Status
 
-from .schemas import Body, ImageFacts, JobProblem, MaskFacts, _error, _image, _mask
+from .schemas import Body, ImageFacts, JobProblem, MaskFacts, image_facts, job_problem, mask_facts
 
 
 class ItemBody(Body):
@@ -51,13 +51,13 @@ class ItemBody(Body):
             bytes=item.size,
             model=item.job.model if item.job else None,
             model_digest=outcome.digest if outcome else None,
-            mask=_mask(outcome),
-            image=_image(outcome),
+            mask=mask_facts(outcome),
+            image=image_facts(outcome),
             unchanged=bool(outcome and outcome.unchanged),
             reused=item.reused,
             warning=outcome.warning if outcome else None,
             seconds=(outcome.seconds or None) if outcome else None,
-            error=_error(outcome) if state.status == "failed" else None,
+            error=job_problem(outcome) if state.status == "failed" else None,
             links=links,
         )
 

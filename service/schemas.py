@@ -154,23 +154,25 @@ class JobBody(Body):
             model=job.model,
             model_digest=outcome.digest if outcome else None,
             params=job.model_dump(exclude={"version", "image", "mask", "model"}),
-            mask=_mask(outcome),
+            mask=mask_facts(outcome),
             unchanged=outcome.unchanged if record.status == "succeeded" and outcome else None,
             warning=outcome.warning if outcome else None,
-            image=_image(outcome),
+            image=image_facts(outcome),
             seconds=outcome.seconds if outcome else None,
-            error=_error(outcome) if record.status == "failed" else None,
+            error=job_problem(outcome) if record.status == "failed" else None,
             links=links,
         )
 
 
-def _mask(outcome: Outcome | None) -> MaskFacts | None:
+def mask_facts(outcome: Outcome | None) -> MaskFacts | None:
+    """The hole, once it is known."""
     if outcome is None or outcome.mask_source is None:
         return None
     return MaskFacts(mode=outcome.mask_mode, coverage=outcome.coverage, source=outcome.mask_source)
 
 
-def _image(outcome: Outcome | None) -> ImageFacts | None:
+def image_facts(outcome: Outcome | None) -> ImageFacts | None:
+    """The picture, once it is known."""
     if outcome is None or outcome.width is None:
         return None
     return ImageFacts(
@@ -178,7 +180,8 @@ def _image(outcome: Outcome | None) -> ImageFacts | None:
     )
 
 
-def _error(outcome: Outcome | None) -> JobProblem | None:
+def job_problem(outcome: Outcome | None) -> JobProblem | None:
+    """The problem, where there is one."""
     if outcome is None or outcome.problem is None:
         return None
     problem = outcome.problem

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -324,13 +325,42 @@ def test_a_form_that_is_wrong_for_all_is_refused_by_field(
     assert blobs(service) == before
 
 
-def test_a_body_that_ends_too_early_leaves_nothing(service, photos):
+DISPOSITION = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data; boundary=x", DISPOSITION + b"half a file"),
+        ("multipart/form-data; boundary=x", DISPOSITION.replace(b'name="images"; ', b"")),
+        ("multipart/form-data; boundary=x", DISPOSITION[:-4] + b"x" * 20_000),
+        ("multipart/form-data; boundary=x", b"no form"),
+        ("multipart/form-data; boundary=x", b""),
+        ("multipart/form-data", DISPOSITION),
+        ("application/json", b"{}"),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\n' + b"x" * 2**21,
+        ),
+    ],
+    ids=["cut", "no name", "long header", "none", "empty", "no boundary", "JSON", "long text"],
+)
+def test_what_is_no_form_leaves_nothing(service, kind, body):
     before = blobs(service)
-    body = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
-    headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    answer = service.client.post("/albums", content=body + photos(1)[0], headers=headers)
+    answer = service.client.post("/albums", content=body, headers={"Content-Type": kind})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-multipart")
     assert blobs(service) == before
+
+
+def test_a_client_that_goes_in_the_middle_leaves_nothing(service, photos, eventually):
+    before = blobs(service)
+    host, port = service.url.removeprefix("http://").split(":")
+    head = "POST /albums HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
+    head += "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(head.encode() + (DISPOSITION + photos(1)[0] + b"\r\n") * 2)
+        eventually(lambda: blobs(service) == before + 1)  # the first is whole
+    eventually(lambda: blobs(service) == before)
 
 
 def test_photographs_come_one_by_one_and_a_broken_upload_goes_on(
