@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from inpaint import albums
 from inpaint.albums import Album, Item, Photo, State
 from inpaint.errors import (
+    AlbumTooLarge,
     AlbumUnusable,
     InvalidField,
     JobFailed,
@@ -50,6 +51,10 @@ def create(intake: Intake, form: Form) -> str:
     keep: set[str] = set()
     is_open = form.album.expect is not None
     try:
+        if (form.album.expect or 0) > intake.settings.album_files:
+            raise AlbumTooLarge(
+                f"An album has at most {intake.settings.album_files} photographs.", field="expect"
+            )
         _check(intake, form)
         photos, warnings = intake.photographs(form)
         _check_models(intake, photos)

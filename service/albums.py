@@ -265,7 +265,7 @@ async def read_events(album_id: str, request: Request) -> Response:
     if ended and album.status in ENDED and album.changes == int(since):
         return Response(status_code=204)  # which ends an EventSource
     return EventSourceResponse(
-        _events(request, album_id, int(since)),
+        _events(request, album_id, min(int(since), album.changes)),
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 

@@ -443,6 +443,7 @@ def test_events_are_told_once_and_again_from_where_one_left(
     assert told[-1]["event"] == "partial"
     assert json.loads(told[-1]["data"])["counts"]["succeeded"] == 4
     assert events(**{"Last-Event-ID": "3"}) == [*items[3:], told[-1]]
+    assert events(**{"Last-Event-ID": "999"}) == [told[-1]]
     over = service.client.get(f"{path}/events", headers={"Last-Event-ID": told[-1]["id"]})
     assert over.status_code == 204
     strange = service.client.get(f"{path}/events", headers={"Last-Event-ID": "x"})
@@ -493,6 +494,8 @@ def test_limits_hold_and_stand_in_info(start_service, settings, by_hand, photos,
         for files in (many, [("archive", "a.zip", zipped(*((n, d) for _, n, d in many)))]):
             answer = post(gateway, files, on_missing_mask="copy")
             assert (answer.status_code, answer.json()["code"]) == (413, "album-too-large")
+        answer = post(gateway, [], expect="3")
+        assert (answer.status_code, answer.json()["code"]) == (413, "album-too-large")
         answer = post(gateway, [("images", "a.png", bytes(100_000))])
         assert (answer.status_code, answer.json()["code"]) == (413, "file-too-large")
         assert blobs(gateway) == 0
