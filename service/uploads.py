@@ -90,9 +90,7 @@ class LimitBody:
         limit = self.larger.get(scope["path"], self.limit)
         declared = Headers(scope=scope).get("content-length", "0")
         if int(declared) > limit:  # the server has refused what is not a number
-            error = FileTooLarge(
-                f"The body has {declared} bytes; at most {limit} are accepted."
-            )
+            error = FileTooLarge(f"The body has {declared} bytes; at most {limit} are accepted.")
             await answer(error, scope)(scope, receive, send)
             return
         counted = 0
@@ -102,9 +100,7 @@ class LimitBody:
             message = await receive()
             counted += len(message.get("body", b""))
             if counted > limit:
-                raise FileTooLarge(
-                    f"The body has more than the {limit} bytes that are accepted."
-                )
+                raise FileTooLarge(f"The body has more than the {limit} bytes that are accepted.")
             return message
 
         await self.app(scope, counting, send)
