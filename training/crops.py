@@ -34,7 +34,8 @@ FIRST_SEED = 1_000_000  # of renderings; those for scores have small ones
 SHORTEST = 256  # side of a rendering for scores, pixels
 CUT = 1.2  # times a print its crops cover together
 MOST = 6  # crops of one print
-CROWDED = 3.0  # times as likely as usual is each distractor on half of the clean prints
+CROWDED = 3.0  # times as likely as usual is each distractor on half of the prints
+BORDERED = 0.7  # share of these that have a border
 IGNORED = 255  # in a label
 UNIT = 64  # of weights: 1 as uint8
 USUAL = 40  # pixels of a component that has weight 1
@@ -122,7 +123,7 @@ def crops_of(
     if rng.random() < 0.5:
         photograph = photograph[:, ::-1]
     unharmed = bool(rng.random() < clean)
-    crowd = _crowd(rng) if unharmed and rng.random() < 0.5 else None
+    crowd = _crowd(rng) if rng.random() < 0.5 else None
     damaged = render(
         np.ascontiguousarray(photograph),
         FIRST_SEED + number,
@@ -144,10 +145,13 @@ def crops_of(
 
 
 def _crowd(rng: np.random.Generator) -> list[str]:
-    """Draw more distractors than usual, but no more than one border."""
-    chosen = [name for name, share in DISTRACTORS.items() if rng.random() < share * CROWDED]
-    borders = [name for name in BORDERS if name in chosen]
-    return [name for name in chosen if name not in borders[1:]]
+    """Draw more distractors than usual, and mostly a border: thin ones look like folds."""
+    chosen = [
+        name
+        for name, share in DISTRACTORS.items()
+        if name not in BORDERS and rng.random() < share * CROWDED
+    ]
+    return [*chosen, rng.choice(BORDERS)] if rng.random() < BORDERED else chosen
 
 
 class Pool:
