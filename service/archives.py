@@ -35,6 +35,7 @@ COMPONENT_CHARACTERS = 120  # of one folder's or file's name
 NAME_CHARACTERS = 400  # of a name with its folders
 END = b"PK\x05\x06"  # end of the central directory: 22 bytes and a comment
 END64 = b"PK\x06\x06"
+END64_BYTES = 56
 LOCATOR64 = b"PK\x06\x07"  # 20 bytes, before the end
 
 
@@ -115,20 +116,30 @@ def _check_directory(file: IO[bytes], settings: Settings) -> None:
     if at < 0 or at + 22 > len(tail):
         raise ArchiveUnreadable("The archive is not a zip file.", field="archive")
     entries, length = struct.unpack_from("<HI", tail, at + 10)
-    if tail[at - 20 : at - 16] == LOCATOR64 and at >= 20:
-        (offset,) = struct.unpack_from("<Q", tail, at - 12)
-        file.seek(min(offset, size))
-        end64 = file.read(56)
-        file.seek(0)
-        if len(end64) < 56 or not end64.startswith(END64):
+    if at >= 20 and tail[at - 20 : at - 16] == LOCATOR64:
+        (named,) = struct.unpack_from("<Q", tail, at - 12)
+        beside = tail_start + at - 20 - END64_BYTES  # the one that `ZipFile` reads
+        found = [_end64(file, place) for place in (beside, named) if 0 <= place < size]
+        if not found or found[0] is None:
             raise ArchiveUnreadable("The directory of the archive is broken.", field="archive")
-        entries, length = struct.unpack_from("<QQ", end64, 32)
+        entries, length = (max(each) for each in zip(*filter(None, found), strict=True))
     most = ENTRIES_PER_FILE * settings.album_files
     if entries > most or length > most * ENTRY_BYTES:
         raise AlbumTooLarge(
             f"The archive has {entries} entries in {length} bytes; at most {most} are read.",
             field="archive",
         )
+
+
+def _end64(file: IO[bytes], place: int) -> tuple[int, int] | None:
+    """Entries and length of the directory, as a zip64 end says them; None if there is none."""
+    file.seek(place)
+    end = file.read(END64_BYTES)
+    file.seek(0)
+    if len(end) < END64_BYTES or not end.startswith(END64):
+        return None
+    entries, length = struct.unpack_from("<QQ", end, 32)
+    return entries, length
 
 
 def _check_sizes(file: IO[bytes], found: list[ZipInfo], settings: Settings) -> None:

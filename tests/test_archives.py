@@ -103,6 +103,24 @@ def test_a_directory_that_is_longer_than_it_says_is_refused():
         read(BytesIO(data))
 
 
+def zip64(data, entries, length, named):
+    """A zip with a zip64 end of its own; another one lies where its locator says, at `named`."""
+    at = data.rindex(b"PK\x05\x06")
+    count, size, start = struct.unpack_from("<HII", data, at + 10)
+    end = struct.Struct("<4sQHHIIQQQQ")
+    first = end.pack(b"PK\x06\x06", 44, 45, 45, 0, 0, entries, entries, length, 0)
+    true = end.pack(b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, start + len(first))
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, named, 1)
+    last = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 1, 1, 1, 2**32 - 1, 0)
+    return BytesIO(first + data[:at] + true + locator + last)
+
+
+def test_a_long_directory_is_not_read_whatever_other_end_its_locator_names():
+    data = zipped(*((f"{number}", b"") for number in range(200))).getvalue()
+    with pytest.raises(AlbumTooLarge, match="200 entries"):
+        read(zip64(data, 1, 1, named=0))
+
+
 def test_a_bomb_is_refused_before_it_is_inflated():
     small = SETTINGS.model_copy(update={"max_file_bytes": 2**40})
     with tempfile.TemporaryFile() as file:
