@@ -197,8 +197,12 @@ def gone(pid):
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_the_middle_goes_on_and_is_exported(recipe_file, photographs, tmp_path):
+def test_a_run_killed_in_the_middle_goes_on_and_is_exported(
+    recipe_file, photographs, tmp_path, monkeypatch
+):
     out = tmp_path / "run"
+    monkeypatch.setattr(calibration, "SEEN", 2)  # renderings: fewer, for time
+    monkeypatch.setattr(calibration, "UNSEEN_COUNT", 2)
     recipe_file.write_text(TINY.replace("steps = 12", "steps = 5000"))
     victim = start(recipe_file, photographs, out)
     while not (out / "state.pt").exists():

@@ -35,6 +35,7 @@ SHORTEST = 256  # side of a rendering for scores, pixels
 CUT = 1.2  # times a print its crops cover together
 MOST = 6  # crops of one print
 CROWDED = 3.0  # times as likely as usual is each distractor on half of the prints
+HARSH = 0.4  # share of photographs that are overexposed or printed too hard
 BORDERED = 0.7  # share of these that have a border
 IGNORED = 255  # in a label
 UNIT = 64  # of weights: 1 as uint8
@@ -122,6 +123,8 @@ def crops_of(
     photograph = printed(files, rng, scales, size)
     if rng.random() < 0.5:
         photograph = photograph[:, ::-1]
+    if rng.random() < HARSH:
+        photograph = _harsh(photograph, rng)
     unharmed = bool(rng.random() < clean)
     crowd = _crowd(rng) if rng.random() < 0.5 else None
     damaged = render(
@@ -142,6 +145,13 @@ def crops_of(
         most = max(parts, key=lambda part: int(worth[part].sum()))
         found.append(Crop(damaged.image[most].copy(), labels[most].copy(), unharmed))
     return found
+
+
+def _harsh(photograph: Pixels, rng: np.random.Generator) -> Pixels:
+    """Raise the contrast until lights are without detail: burnt-out cloth is no bare paper."""
+    gain, middle = rng.uniform(1.2, 2.2), rng.uniform(30, 160)
+    levels = ((np.arange(256) - middle) * gain + middle).clip(0, 255).round().astype(np.uint8)
+    return levels[photograph]
 
 
 def _crowd(rng: np.random.Generator) -> list[str]:
