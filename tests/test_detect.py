@@ -288,7 +288,7 @@ def test_scores_and_a_sheet_of_scans(photographs, tmp_path, monkeypatch):
         to_json=tmp_path / "real.json",
     )
 
-    rows = json.loads((tmp_path / "scores.json").read_text())["unseen settings"]
+    rows = json.loads((tmp_path / "scores.json").read_text())["tiny"]["unseen settings"]
     assert [row["method"] for row in rows[:3]] == [
         "tiny",
         "tiny, holes at 0.5",

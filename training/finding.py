@@ -79,8 +79,8 @@ def evaluate(
     threads: Threads = None,
 ) -> None:
     """Score a detector on rendered damage, and show what it finds on scans."""
-    if (data is None) == (real is None):
-        raise typer.BadParameter("one of --data and --real is required, and not both.")
+    if data is None and real is None:
+        raise typer.BadParameter("--data or --real is required.")
     if threads is not None:
         torch.set_num_threads(threads)
     for path in (to_json, sheet):
@@ -89,21 +89,23 @@ def evaluate(
     console = Console(highlight=False, soft_wrap=True)
     detector, header = load_detector(checkpoint, device)
     console.print(f"{header.name}: {detector.engine}, {detector.precision}")
-    found: dict[str, object] = {}
+    found: dict[str, dict[str, object]] = {}
     if data is not None:
+        scores: dict[str, object] = {}
         wanted = photographs.read([data], longest=100_000)
         places = np.linspace(0, len(wanted.pixels) - 1, min(limit, len(wanted.pixels)))
         chosen = [wanted.pixels[round(place)] for place in places]
         for name, settings in SETTINGS.items():
             rows = score(detector, header.name, chosen, settings, sensitivity)
             console.print(table(f"{name}, {len(chosen)} photographs", rows), soft_wrap=False)
-            found[name] = [asdict(row) for row in rows]
+            scores[name] = [asdict(row) for row in rows]
+        found[header.name] = scores
     if real is not None:
         shares = look(detector, real, sheet, sensitivity, device)
         for name, share in shares.items():
             console.print(f"{share:8.3%}  {name}", markup=False)
         console.print(f"{median(shares.values()):8.3%}  in the median of {len(shares)}")
-        found["real"] = shares
+        found["real"] = dict(shares)
     if to_json is not None:
         with writing(to_json):
             to_json.write_text(json.dumps(found, indent=1) + "\n")
