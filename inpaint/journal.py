@@ -9,15 +9,18 @@ A picture is done if its result has the size and time of its line, and picture, 
 are as they were. Contents are not compared: what changes a file and leaves both is not noticed.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import typer
 
@@ -38,7 +41,7 @@ class Journal:
         """Read it; lines that were cut off are left out."""
         self._folder = folder
         self._lines: dict[str, dict[str, Any]] = {}
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
         self._lock = threading.Lock()
         with suppress(FileNotFoundError, NotADirectoryError):
             for text in (folder / NAME).read_text(errors="replace").splitlines():
@@ -54,9 +57,9 @@ class Journal:
         """
         path = self._folder / NAME
         try:
-            self._file = path.open("a")
+            self._file = path.open("ab", buffering=0)  # what cannot be written is not tried again
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._file.write("\n")  # ends a line that was cut off
+            self._file.write(b"\n")  # ends a line that was cut off
         except BlockingIOError as error:
             self.close()
             raise StartFailed(f"Another command is writing to {self._folder}.") from error
@@ -81,12 +84,18 @@ class Journal:
     def add(
         self, pair: Pair, inputs: Mapping[str, Any], facts: Mapping[str, Any], part: Path
     ) -> None:
-        """Write the line of a result that lies in `part` and is about to get its name."""
+        """Write the line of a result that lies in `part` and is about to get its name.
+
+        Raises:
+            OSError: if it cannot be written; nothing of it stays.
+        """
         line = {"output": self._key(pair), "result": stamp(part), **inputs, "facts": dict(facts)}
         with self._lock:
             assert self._file is not None
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            data, before = (json.dumps(line) + "\n").encode(), self._file.seek(0, os.SEEK_END)
+            if self._file.write(data) < len(data):
+                self._file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Let others write to it."""

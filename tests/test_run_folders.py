@@ -3,10 +3,12 @@
 import json
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +147,7 @@ def test_masks_grow_and_are_more_sensitive_as_asked(here, monkeypatch):
         ("run", "scans", "-o", "out", "--sensitivity", "0.5"),
         ("run", "scans", "-o", "out", "--mask", "auto", "--sensitivity", "2"),
         ("mask", "scans", "-o", "masks", "--detector", "nonesuch"),
+        ("mask", "scans", "-o", "masks", "--detector", "none"),
         ("mask", "scans/b.png", "-o", "mask.jpg"),
         ("mask", "scans", "scans/a.TIF", "-o", "masks"),
         ("mask", "absent", "-o", "masks"),
@@ -153,6 +156,29 @@ def test_masks_grow_and_are_more_sensitive_as_asked(here, monkeypatch):
 def test_wrong_usage_of_found_damage_writes_nothing(here, arguments):
     assert run(*arguments) == 2
     assert sorted(path.name for path in here.iterdir()) == ["scans"]
+
+
+def test_a_journal_that_finds_no_room_ends_the_command_in_order(here):
+    (here / "small").mkdir()
+    for number in range(20):
+        Image.new("L", (16, 16), number).save(f"small/{number:02}.png")
+    hole = np.zeros((16, 16), np.uint8)
+    hole[4:8, 4:8] = 255
+    Image.fromarray(hole).save("hole.png")
+    command = ("run", "small", "-o", "out", "--mask", "hole.png")
+    room = 4096  # bytes of a file: enough for the pictures, too few for a journal with all lines
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (room, room))
+    with start(*command, "--keep-going", preexec_fn=limit) as process:
+        said, told = process.communicate(timeout=60)
+    assert process.returncode == 3, told
+    assert "Traceback" not in told
+    lines = Path("out", NAME).read_text().splitlines()
+    done = [json.loads(line)["output"] for line in lines if line]
+    assert 0 < len(done) < 20
+    assert written() == sorted(done)
+    assert f"{len(done)} of 20 pictures restored" in said
+    assert run(*command, "--resume", "--report", "report.json") == 0
+    assert report()["kept"] == len(done)
 
 
 def test_results_and_masks_below_the_folder_are_no_pictures_of_it(here):

@@ -13,15 +13,15 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from inpaint import journal
 from inpaint.catalogue import Card
-from inpaint.jobs import AutoMask
 from inpaint.options import (
     AUTO,
+    MOST_GROWN,
     Conduct,
     Device,
     Feather,
@@ -50,7 +50,7 @@ from .files import Work, work_through
 from .pipeline import Options
 from .zoo import Zoo
 
-DETECTOR: AutoMask = "scratches"  # of `--mask auto`
+DETECTOR: Literal["scratches"] = "scratches"  # of `--mask auto`
 
 
 def run(
@@ -96,9 +96,13 @@ def propose(
     images: Images,
     *,
     output: Output,
-    detector: Annotated[AutoMask, typer.Option(help="What finds the damage.")] = DETECTOR,
+    detector: Annotated[
+        Literal["scratches"], typer.Option(help="What finds the damage.")
+    ] = DETECTOR,
     sensitivity: Sensitivity = None,
-    mask_grow: Grow = None,
+    mask_grow: Annotated[
+        int, typer.Option(help="Widen the mask, pixels.", min=0, max=MOST_GROWN)
+    ] = 0,
     keep_going: KeepGoing = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
