@@ -27,6 +27,7 @@ SUFFIXES = {  # of media types, the usual one first
     "image/webp": (".webp",),
     "image/tiff": (".tif", ".tiff"),
 }
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # how what spreadsheets compute begins
 COLUMNS = (
     *("number", "name", "given_name", "status", "file", "code", "detail", "model", "model_digest"),
     *("width", "height", "format", "mask_source", "coverage", "unchanged", "reused", "warning"),
@@ -137,5 +138,10 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     text = StringIO()
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value

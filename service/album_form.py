@@ -27,6 +27,7 @@ from .schemas import InpaintForm
 FILES = ("images", "archive", "masks", "mask")
 SINGLE = ("image", "mask")  # of an item that is added
 MOST_TEXTS = 64  # parts that are no files
+MOST_FAULTS = 20  # of a manifest, that are told
 OnMissingMask = Literal["auto", "copy"]
 
 
@@ -114,7 +115,7 @@ async def receive(
                 part.spool.close()
             if len(texts) > MOST_TEXTS:
                 raise InvalidField(f"The form has more than {MOST_TEXTS} fields.")
-        _read_texts(form, texts, single)
+        await run_in_threadpool(_read_texts, form, texts, single)
     except BaseException:
         await run_in_threadpool(form.forget, blobs)
         raise
@@ -217,12 +218,16 @@ def _manifest(text: str) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
             isinstance(value, dict) for value in manifest.values()
         ):
             raise ValueError("it must be an object of objects")
+        json.dumps(manifest, ensure_ascii=False).encode()  # fails for half a surrogate pair
     except (ValueError, RecursionError) as error:
         return {}, [_fault("manifest", f"is not JSON as it should be: {error}.")]
     found, faults = {}, []
     for name, sent in manifest.items():
         found[confined(name)], wrong = _fields(sent)
         faults += [
-            fault.model_copy(update={"detail": f"{name[:64]!r}: {fault.detail}"}) for fault in wrong
+            fault.model_copy(update={"detail": f"{name[:64]!r}: {fault.detail}"})
+            for fault in wrong[: MOST_FAULTS - len(faults)]
         ]
+        if len(faults) == MOST_FAULTS:
+            break
     return found, faults

@@ -1,5 +1,6 @@
 """Albums over HTTP, with real workers: what goes in, what comes out, what each bad file gets."""
 
+import csv
 import json
 import signal
 import socket
@@ -309,6 +310,7 @@ def test_an_archive_of_which_nothing_can_be_used_leaves_nothing(
         ({"expect": "0"}, "expect"),
         ({"manifest": "{"}, "manifest"),
         ({"manifest": '{"a.png": {"nothing": 1}}'}, "nothing"),
+        ({"manifest": json.dumps({"a.png": {"model": "\ud800"}})}, "manifest"),
         ({"on_missing_mask": "guess"}, "on_missing_mask"),
         ({"mask_only": "true"}, "mask_only"),
         ({"model": "unheard-of"}, "model"),
@@ -323,6 +325,24 @@ def test_a_form_that_is_wrong_for_all_is_refused_by_field(
     assert answer.status_code == 422
     assert named in [error["field"] for error in answer.json()["errors"]]
     assert blobs(service) == before
+
+
+def test_a_long_manifest_that_is_all_wrong_gets_a_short_answer(service, photos):
+    manifest = json.dumps({f"{number}.png": {"a": 1, "b": 2} for number in range(10_000)})
+    answer = post(service, [("images", "a.png", photos(1, 9)[0])], manifest=manifest)
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == 20
+
+
+def test_names_are_no_formulas_in_a_spreadsheet(service, photos, small_mask, eventually):
+    names = ["=1+1.png", "-1.png", "@a.png", "+1.png", "a=1.png"]
+    files = [("images", name, photo) for name, photo in zip(names, photos(5, 15), strict=True)]
+    album, _ = ended(service, post(service, [*files, ("mask", "m.png", small_mask)]), eventually)
+    whole = archive(service, album["links"]["self"])
+    rows = list(csv.DictReader(whole.read("report.csv").decode().splitlines()))
+    assert [row["file"] for row in rows] == [*(f"'{name}" for name in names[:4]), "a=1.png"]
+    assert [row["file"] for row in json.loads(whole.read("report.json"))["items"]] == names
+    assert whole.namelist()[:5] == names
 
 
 DISPOSITION = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
