@@ -156,6 +156,6 @@ def overlap(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def fooled(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return (B,): the mean probability of damage where there is none, of pixels above 0.1."""
-    found = torch.sigmoid(logits.detach().amax(dim=1)) * (labels[..., 0] == 0)
-    return torch.where(found > 0.1, found, 0).mean(dim=(1, 2))
+    """Return (B,): the share of pixels that are taken for damage where there is none."""
+    found = (logits.detach().amax(dim=1) > 0) & (labels[..., 0] == 0)
+    return found.float().mean(dim=(1, 2))
