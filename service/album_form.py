@@ -221,7 +221,8 @@ def _manifest(text: str) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
         json.dumps(manifest, ensure_ascii=False).encode()  # fails for half a surrogate pair
     except (ValueError, RecursionError) as error:
         return {}, [_fault("manifest", f"is not JSON as it should be: {error}.")]
-    found, faults = {}, []
+    found: dict[str, dict[str, Any]] = {}
+    faults: list[Problem] = []
     for name, sent in manifest.items():
         found[confined(name)], wrong = _fields(sent)
         faults += [
