@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 from starlette.types import Scope
 
 from inpaint.errors import (
@@ -152,17 +153,29 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 async def _framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    path = request.url.path
+    path, headers = request.url.path, dict(error.headers or {})
     problem: InpaintError
     if error.status_code == 404:
         problem = NotFound(f"There is nothing at {path}.")
     elif error.status_code == 405:
+        if allowed := _allowed(request.app, path):
+            headers["Allow"] = ", ".join(sorted(allowed))
         problem = MethodNotAllowed(
             f"{path} does not take {request.method}; the header Allow says what it takes."
         )
     else:
         problem = MalformedMultipart(str(error.detail))
-    return answer(problem, request.scope, headers=error.headers)
+    return answer(problem, request.scope, headers=headers)
+
+
+def _allowed(app: FastAPI, path: str) -> set[str]:
+    """All methods that a path takes; a 405 names those of one endpoint alone."""
+    return {
+        method.upper()
+        for template, methods in app.openapi()["paths"].items()
+        if compile_path(template)[0].match(path)
+        for method in methods
+    }
 
 
 async def _crashed(request: Request, error: Exception) -> JSONResponse:

@@ -56,10 +56,14 @@ def test_a_sane_request_id_is_kept(gateway, given, kept):
     assert (answer.json()["request_id"] == given) == kept
 
 
-def test_a_method_that_a_path_does_not_take_is_named_with_those_it_takes(gateway):
-    answer = gateway.client.put("/inpaint")
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/inpaint", "POST"), ("/albums/x", "DELETE, GET"), ("/albums/x/items", "GET, POST")],
+)
+def test_a_method_that_a_path_does_not_take_is_named_with_those_it_takes(gateway, path, allowed):
+    answer = gateway.client.put(path)
     assert answer.status_code == 405
-    assert answer.headers["allow"] == "POST"
+    assert answer.headers["allow"] == allowed
     assert answer.json()["code"] == "method-not-allowed"
     assert "PUT" in answer.json()["detail"]
 
