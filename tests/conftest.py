@@ -36,6 +36,9 @@ from worker.leases import BatchWorker, Claim
 START_SECONDS = 60.0
 GOLDEN = Path(__file__).parent / "golden"
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's `&` leaves it so, to children too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
