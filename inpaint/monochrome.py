@@ -15,6 +15,7 @@ from .picture import luminance
 Tone = NDArray[np.uint8]  # (256,3): RGB by luminance
 
 SEEN = 16_384  # pixels that are looked at, about
+FEW = 4  # of so many of them one is looked at first
 FEWEST = 64  # known ones among them: of fewer nothing is said
 BINS = 32  # of luminance
 BIN_FEWEST = 8  # pixels
@@ -38,6 +39,8 @@ def tone_of(pixels: Pixels, hole: Hole) -> Tone | None:
         return None
     bright = known @ np.array((RED, GREEN, BLUE), np.float32)
     away = known[:, ::2] - bright[:, None]  # red and blue, from gray
+    if _in_colour(bright[::FEW], away[::FEW]):
+        return None
     curve = _curve(bright, away)
     expected = np.stack([np.interp(bright, curve[0], each) for each in curve[1:]], axis=1)
     if (np.abs(away - expected).max(axis=1) > TOLERANCE).mean() > OUTLIERS:
@@ -53,6 +56,15 @@ def tone_of(pixels: Pixels, hole: Hole) -> Tone | None:
 def toned(fill: Pixels, tone: Tone) -> Pixels:
     """Return a fill, uint8 (h,w,3), in the colour of its picture."""
     return np.take(tone, luminance(fill), axis=0)
+
+
+def _in_colour(bright: NDArray[np.float32], away: NDArray[np.float32]) -> bool:
+    """Say at little cost that most photographs in colour are, and of none else that it is.
+
+    Two pixels of almost one luminance that are both near the curve are near one another.
+    """
+    leaps = np.abs(np.diff(away[np.argsort(bright)], axis=0)).max(axis=1) > 2 * TOLERANCE + 1
+    return len(leaps) > SEEN // 16 and float(leaps.mean()) > 3 * OUTLIERS
 
 
 def _curve(bright: NDArray[np.float32], away: NDArray[np.float32]) -> NDArray[np.float32]:
