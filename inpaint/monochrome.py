@@ -15,8 +15,8 @@ from .picture import luminance
 Tone = NDArray[np.uint8]  # (256,3): RGB by luminance
 
 SEEN = 16_384  # pixels that are looked at, about
-FEW = 4  # of so many of them one is looked at first
 FEWEST = 64  # known ones among them: of fewer nothing is said
+FIRST_STEP = 4  # of so many of them one is looked at first
 BINS = 32  # of luminance
 BIN_FEWEST = 8  # pixels
 RED, GREEN, BLUE = 0.299, 0.587, 0.114  # of luminance; Rec. 601
@@ -39,7 +39,7 @@ def tone_of(pixels: Pixels, hole: Hole) -> Tone | None:
         return None
     bright = known @ np.array((RED, GREEN, BLUE), np.float32)
     away = known[:, ::2] - bright[:, None]  # red and blue, from gray
-    if _in_colour(bright[::FEW], away[::FEW]):
+    if _in_colour(bright[::FIRST_STEP], away[::FIRST_STEP]):
         return None
     curve = _curve(bright, away)
     expected = np.stack([np.interp(bright, curve[0], each) for each in curve[1:]], axis=1)

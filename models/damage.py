@@ -48,6 +48,7 @@ SMALLEST = 4  # pixels of a component
 CERTAIN = 0.6  # of the threshold: mean probability of a component
 JOINED = 4  # pixels between ends of lines in one direction
 ENCLOSED = 12  # pixels of a gap within a hole, that is filled
+GROWN = 2  # pixels by which a hole that was found grows before it is filled: what errs least
 
 
 class Detector:
@@ -155,7 +156,7 @@ class Tiles:
 
     def inputs(self, windows: Sequence[Window]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Return pixels (B,h,w,3) and holes (B,h,w), all False, for windows of one size."""
-        nothing = np.zeros(self.pixels.shape[:2], bool)
+        nothing = np.broadcast_to(np.False_, self.pixels.shape[:2])  # takes no memory
         seen = [read(self.pixels, nothing, window) for window in windows]
         return np.stack([pixels for pixels, _ in seen]), np.stack([hole for _, hole in seen])
 

@@ -221,7 +221,7 @@ Draft = Callable[[str, str | None], InpaintJob]  # a job that lacks only the key
 async def in_thread(call: Callable[..., Returned], *words: Any) -> Returned:
     """Return what a call returns that may wait for a disk; a few threads are kept for such calls.
 
-    Starlette's way wakes another of forty threads each time, and takes twice the processor time.
+    Starlette's way has forty, and wakes another one each time.
     """
     return await asyncio.get_running_loop().run_in_executor(None, call, *words)
 

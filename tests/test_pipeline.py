@@ -385,7 +385,6 @@ def test_gray_and_sixteen_bits_are_searched_and_keep_their_depth(search, encoded
     assert np.array_equal(result[~hole], gray[~hole])
 
 
-@pytest.mark.skipif("scratches" not in find(None), reason="no detector is shipped here")
 def test_the_shipped_detector_finds_a_drawn_scratch_and_little_else():
     """On a dark sky; what it makes of light things on clean photographs stands in its card."""
     data = pytest.importorskip("skimage.data", reason="photographs come with the extra `demo`")

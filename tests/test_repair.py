@@ -17,7 +17,6 @@ from models.registry import create, create_network
 from training import features, lpips, repair, repair_scoring
 from training.damage import Damaged, render
 from training.injuries import TRAIN, UNSEEN
-from worker.pipeline import DETECTED_GROW
 
 SIDE = 64
 SQUARE = np.s_[20:28, 20:28]  # damaged, 200 instead of 100
@@ -122,10 +121,6 @@ def test_a_hole_without_anything_known_is_left():
 def test_nothing_is_recovered_where_nothing_can_be():
     found = repair.measure([drawn_print], seen_left, {"worse": Paint(250)}, {})
     assert "recovered" not in ways(found)["none", ""]
-
-
-def test_holes_grow_as_those_that_the_worker_finds():
-    assert repair.GROWN == DETECTED_GROW
 
 
 def test_no_print_is_clean_and_the_others_are_as_ever():

@@ -10,14 +10,13 @@ from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from inpaint.errors import BadRecipe
 from models.registry import DETECTORS
 
 from .crops import IGNORED, UNIT
-from .recipe import Decay, Part, Share, Weight
+from .recipe import Decay, Part, Share, Weight, read
 
 
 class Losses(Part):
@@ -93,21 +92,8 @@ def is_detector(path: Path) -> bool:
 
 
 def load(path: Path) -> DetectorRecipe:
-    """Read a recipe.
-
-    Raises:
-        BadRecipe: if the file cannot be read, a key is unknown or a value impossible.
-    """
-    try:
-        return DetectorRecipe.model_validate(tomllib.loads(path.read_text()))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadRecipe(f"recipe {path}: {error}") from error
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
-            for fault in error.errors()
-        )
-        raise BadRecipe(f"recipe {path}: {faults}") from error
+    """Read the recipe of a detector; refusals as of `training.recipe.read`."""
+    return read(path, DetectorRecipe)
 
 
 # --- losses -----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from inpaint.mask import Hole, grow
 from inpaint.picture import decode
 from inpaint.restore import restore
 from inpaint.settings import Settings as Service
-from models.damage import LEVELS, Detector, find, load_detector
+from models.damage import GROWN, LEVELS, Detector, find, load_detector
 
 from . import data as photographs
 from . import evaluate as protocol
@@ -39,7 +39,6 @@ from .options import Device, Threads, make_folder, writing
 
 FIRST_SEED = 9000  # of the renderings: what is trained on has larger ones
 SETTINGS = {"seen settings": TRAIN, "unseen settings": UNSEEN}
-GROWN = 2  # pixels, before a hole is filled: least error of the filled pictures
 CELL = 420  # pixels, of a sheet
 
 Detect = Callable[[Pixels], Map]

@@ -5,7 +5,7 @@ No inheritance and no interpolation: one file says everything about one checkpoi
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -163,14 +163,22 @@ class Recipe(Part):
         return rate * min(1.0, (step + 1) / max(1, self.warmup))
 
 
+AnyRecipe = TypeVar("AnyRecipe", bound=Part)
+
+
 def load(path: Path) -> Recipe:
-    """Read a recipe.
+    """Read the recipe of a generator; refusals as of `read`."""
+    return read(path, Recipe)
+
+
+def read(path: Path, kind: type[AnyRecipe]) -> AnyRecipe:
+    """Read a recipe of a kind.
 
     Raises:
         BadRecipe: if the file cannot be read, a key is unknown or a value impossible.
     """
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text()))
+        return kind.model_validate(tomllib.loads(path.read_text()))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadRecipe(f"recipe {path}: {error}") from error
     except ValidationError as error:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from inpaint.highres import Filler
 from inpaint.mask import Hole, grow
 from inpaint.restore import restore
+from models.damage import GROWN
 
 from .damage import Damaged, render
 from .evaluate import LPIPS_NAMES, central_square, compare
@@ -34,7 +35,6 @@ Printing = Callable[[], Damaged]  # renders a damaged print
 
 SETTINGS = {"seen": TRAIN, "unseen": UNSEEN}
 FIRST_SEED = 9000
-GROWN = 2  # pixels, of holes before they are filled
 ZONE = 6  # pixels around damage, true or found
 COMPARED = ("psnr", "ssim", *LPIPS_NAMES.values())  # of whole pictures
 

@@ -2,10 +2,10 @@
 
 A task goes through passes, each with a model and windows of its own: one that finds the hole, one
 that fills it. A batch holds windows of one model and one size, taken in turn from the tasks that
-wait, whichever pass they are in. Those of
-the interactive lane go first, but every fourth batch begins with an album's. A batch is no larger
-than its filler finds worth giving at once, than has fitted into memory, and, while interactive
-tasks come in, than is filled in a short time: who comes next waits for it.
+wait, whichever pass they are in. Those of the interactive lane go first, but every fourth batch
+begins with an album's. A batch is no larger than its filler finds worth giving at once, than has
+fitted into memory, and, while interactive tasks come in, than is filled in a short time: who comes
+next waits for it.
 """
 
 import math

@@ -37,7 +37,6 @@ from .forming import Pass
 from .tone import toned
 from .zoo import Zoo
 
-DETECTED_GROW = 2  # pixels, of a detected hole where no growth is asked for
 LARGE = 0.4  # of the picture: more than this is seldom damage
 
 
@@ -47,7 +46,7 @@ class Options:
 
     mask_mode: MaskMode = "auto"
     mask_fit: MaskFit = "exact"
-    mask_grow: int | None = None  # pixels; None: DETECTED_GROW of what is detected, else none
+    mask_grow: int | None = None  # pixels; None: damage.GROWN of what is detected, else none
     mask_feather: int = 0  # pixels
     tone: tuple[Tone, ...] = ()  # what is done to the whole picture after the fill
     auto_mask: AutoMask = "none"  # a detector
@@ -242,7 +241,7 @@ class Restoration:
         if given is not None:
             holes.append(grow(given, max(grown or 0, feather)))
         if damaged is not None:
-            holes.append(grow(damaged, max(DETECTED_GROW if grown is None else grown, feather)))
+            holes.append(grow(damaged, max(damage.GROWN if grown is None else grown, feather)))
         return holes[0] if len(holes) == 1 else holes[0] | holes[1]
 
     # --- the passes' ends -----------------------------------------------------------------------
