@@ -37,6 +37,7 @@ MOST = 6  # crops of one print
 CROWDED = 3.0  # times as likely as usual is each distractor on half of the prints
 HARSH = 0.4  # share of photographs that are overexposed or printed too hard
 BORDERED = 0.7  # share of these that have a border
+PLAIN = 0.5  # share of the unharmed that are no prints: photographs as they came
 IGNORED = 255  # in a label
 UNIT = 64  # of weights: 1 as uint8
 USUAL = 40  # pixels of a component that has weight 1
@@ -127,13 +128,17 @@ def crops_of(
         photograph = _harsh(photograph, rng)
     unharmed = bool(rng.random() < clean)
     crowd = _crowd(rng) if rng.random() < 0.5 else None
-    damaged = render(
-        np.ascontiguousarray(photograph),
-        FIRST_SEED + number,
-        kinds=() if unharmed else None,
-        distractors=crowd,
-    )
-    labels = label(damaged)
+    if unharmed and rng.random() < PLAIN:
+        image, labels = photograph, np.zeros((*photograph.shape[:2], 2), np.uint8)
+        labels[..., 1] = UNIT
+    else:
+        damaged = render(
+            np.ascontiguousarray(photograph),
+            FIRST_SEED + number,
+            kinds=() if unharmed else None,
+            distractors=crowd,
+        )
+        image, labels = damaged.image, label(damaged)
     height, width = labels.shape[:2]
     count = int(np.clip(CUT * height * width / size**2, 1, MOST))
     found = []
@@ -141,9 +146,9 @@ def crops_of(
         corners = rng.integers(0, (height - size + 1, width - size + 1), (2, 2))
         parts = [(slice(top, top + size), slice(left, left + size)) for top, left in corners]
         # light cloth and sky are what looks most like bare paper
-        worth = damaged.image[..., 1] if unharmed else labels[..., 0] > 0
+        worth = image[..., 1] if unharmed else labels[..., 0] > 0
         most = max(parts, key=lambda part: int(worth[part].sum()))
-        found.append(Crop(damaged.image[most].copy(), labels[most].copy(), unharmed))
+        found.append(Crop(image[most].copy(), labels[most].copy(), unharmed))
     return found
 
 
