@@ -52,6 +52,7 @@ def decode_hole(
     *,
     mode: MaskMode = "auto",
     fit: MaskFit = "exact",
+    blank: bool = False,
     limits: Limits | None = None,
 ) -> tuple[Hole, ReadMode]:
     """Decode a mask file.
@@ -64,10 +65,11 @@ def decode_hole(
             (in both, what is transparent is not); `alpha`: transparent ones; `auto`: `alpha` for
             a mask of one colour whose alpha varies, otherwise `luminance`.
         fit: `resize` stretches a mask of another size, by nearest neighbours.
+        blank: whether an empty hole is an answer too.
         limits: as for pictures.
 
     Returns:
-        bool (H,W), True = hole; neither empty nor full. And the mode, which `auto` has chosen.
+        bool (H,W), True = hole; not full. And the mode, which `auto` has chosen.
 
     Raises:
         MaskUnreadable, MaskSizeMismatch, MaskEmpty, MaskFull: by their names.
@@ -89,7 +91,7 @@ def decode_hole(
         "luminance_inverted": f"black (luminance below {THRESHOLD})",
         "alpha": f"transparent (alpha below {THRESHOLD})",
     }[chosen]
-    if not hole.any():
+    if not blank and not hole.any():
         raise MaskEmpty(f"No pixel of the mask is {marks}: nothing is to be filled.", field="mask")
     if hole.all():
         raise MaskFull(f"Every pixel of the mask is {marks}: nothing is known.", field="mask")

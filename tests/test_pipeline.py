@@ -38,9 +38,9 @@ class Red(Filler):
 ZOO = Zoo({"red": Red()}, {})
 
 
-def run(image, mask, zoo=ZOO, **changes):
+def run(image, mask, zoo=ZOO, *, blank=False, **changes):
     """Fill a picture's hole with red."""
-    restoration = Restoration(zoo, "red", Options(**changes), Limits())
+    restoration = Restoration(zoo, "red", Options(**changes), Limits(), blank=blank)
     restoration.take(image, mask)
     stage = restoration.open()
     while stage is not None:
@@ -153,6 +153,19 @@ def test_a_tone_changes_the_whole_picture_and_only_where_it_is_asked_for(
 def test_an_empty_or_full_mask_is_refused(image, encoded, hole, value, refusal):
     with pytest.raises(refusal):
         run(image, encoded(np.full(hole.shape, value, np.uint8)))
+
+
+def test_where_an_empty_mask_may_be_a_picture_stays_as_it_is(encoded, photo, hole):
+    image, black = encoded(photo, "JPEG"), encoded(np.zeros(hole.shape, np.uint8))
+
+    restored = run(image, black, blank=True, mask_grow=5, mask_feather=3)
+    toned_ = run(image, black, blank=True, tone=("fade",))
+
+    assert (restored.data, restored.unchanged) == (image, True)
+    assert (restored.coverage, restored.windows) == (0, 0)
+    assert (restored.mask_source, restored.mask_mode) == ("mask", "luminance")
+    assert not toned_.unchanged
+    assert toned_.data != image
 
 
 def test_a_mask_that_grows_over_everything_is_refused(image, mask):

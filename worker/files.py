@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -14,7 +13,6 @@ from inpaint import disk, journal
 from inpaint.errors import (
     InpaintError,
     Internal,
-    MaskEmpty,
     OutOfMemory,
 )
 from inpaint.header import Limits
@@ -23,13 +21,11 @@ from inpaint.journal import Journal
 from inpaint.progress import Tally
 from inpaint.report import Item, note_end
 from inpaint.settings import Settings
-from inpaint.unmarked import unmarked
 from models.filler import out_of_memory
 
 from .batching import Batching
 from .forming import Pass
 from .pipeline import Options, Restoration
-from .tone import toned
 from .zoo import Zoo
 
 log = logging.getLogger("inpaint.worker")
@@ -76,7 +72,9 @@ class FileTask:
         self.model = work.model
         self._item, self._work = item, work
         self._inputs: dict[str, Any] = {}
-        self._restoration = Restoration(work.zoo, work.model, work.options, work.limits)
+        self._restoration = Restoration(
+            work.zoo, work.model, work.options, work.limits, blank=work.blank
+        )
 
     def check(self) -> None:
         """Raise Stopped."""
@@ -108,27 +106,9 @@ class FileTask:
     def end(self, error: Exception | None) -> None:
         """Hand on how it has ended."""
         self._restoration.drop()
-        if isinstance(error, MaskEmpty) and self._work.blank:
-            error = self._pass_on()
         if error is not None and not isinstance(error, Stopped):
             self._item.refusal = _refusal(error)
         self._work.ended.put(self._item)
-
-    def _pass_on(self) -> Exception | None:
-        """Write a picture of which nothing is to be changed; return what is against it."""
-        work, options = self._work, self._work.options
-        try:
-            data, facts = unmarked(
-                disk.read(self._item.pair.image, work.limits, "image"),
-                work.limits,
-                options.output_format,
-                options.output_quality,
-                partial(toned, steps=options.tone) if options.tone else None,
-            )
-            self._item.write(data, facts, work.journal, self._inputs)
-        except Exception as error:  # noqa: BLE001  # handed on as what a stage raises
-            return error
-        return None
 
 
 def work_through(

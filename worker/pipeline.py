@@ -98,7 +98,9 @@ class Restoration:
         restored: once no pass is left.
     """
 
-    def __init__(self, zoo: Zoo, model: str, options: Options, limits: Limits) -> None:
+    def __init__(
+        self, zoo: Zoo, model: str, options: Options, limits: Limits, *, blank: bool = False
+    ) -> None:
         """Begin with nothing.
 
         Args:
@@ -106,9 +108,11 @@ class Restoration:
             model: that fills; without a meaning where the hole is the result.
             options: what is to be done.
             limits: for both files.
+            blank: whether an empty mask says that nothing is to be filled; else it is refused.
         """
         self.restored: Restored | None = None
         self._zoo, self._model, self._options, self._limits = zoo, model, options, limits
+        self._blank = blank
         self._files: tuple[bytes, bytes | None] = b"", None
         self._opened: _Opened | None = None
         self._plan: Plan | None = None  # of the fill, once the hole is known
@@ -150,11 +154,10 @@ class Restoration:
         image, mask = self._files
         picture = decode(image, self._limits)
         self._opened = self._marked(picture, probe(image, self._limits).mode, mask)
+        self._files = image, None  # it is the result where nothing is to be filled
         if self._options.auto_mask == "none":
-            self._files = b"", None
             first = self._fill(picture, self._grown(self._opened.given, None))
         else:
-            self._files = image, None  # it may be the result
             tiles = damage.tiles(picture.pixels)
             first = Pass(self._options.auto_mask, tiles, damage.Probabilities(tiles))
         self._seconds["decode"] = time.perf_counter() - began
@@ -175,6 +178,9 @@ class Restoration:
         assert opened is not None
         if plan is None:
             return self._detected(opened, pixels, infer + lay)
+        if not plan.windows:
+            self._keep(opened, plan.hole)
+            return None
         began = time.perf_counter() - lay
         self._seconds["infer"] = infer
         picture, feather = opened.picture, self._options.mask_feather
@@ -200,6 +206,7 @@ class Restoration:
                 picture.width,
                 mode=self._options.mask_mode,
                 fit=self._options.mask_fit,
+                blank=self._blank,
                 limits=self._limits,
             )
             return _Opened(picture, mode, hole, "mask", mask_mode)
@@ -223,9 +230,7 @@ class Restoration:
         if options.mask_only:
             self._end(opened, hole, None, began)
         elif not hole.any():
-            unchanged = self._keeps(opened.picture)
-            data = self._files[0] if unchanged else self._encoded(opened.picture)
-            self._end(opened, hole, data, began, unchanged=unchanged)
+            self._keep(opened, hole)
         else:
             following = self._fill(opened.picture, hole)
             self._seconds["decode"] += time.perf_counter() - began
@@ -251,13 +256,17 @@ class Restoration:
         rule = self._zoo.filler(self._model).rule
         feather = 0 if picture.deep else self._options.mask_feather  # 16 bits are blended as such
         self._plan = prepare(picture.pixels, hole, rule, feather=feather)
+        if self._plan.windows:
+            self._files = b"", None
         return Pass(self._model, self._plan, Finish(self._plan))
 
-    def _keeps(self, picture: Picture) -> bool:
-        """Say whether a picture without a hole is to be left as it is, byte for byte."""
-        options = self._options
+    def _keep(self, opened: _Opened, hole: Hole) -> None:
+        """Leave a picture without a hole as it is, byte for byte, unless more is asked for."""
+        began, options, picture = time.perf_counter(), self._options, opened.picture
         same = options.output_format in ("same", picture.format) and options.output_quality is None
-        return same and not options.tone
+        unchanged = same and not options.tone
+        data = self._files[0] if unchanged else self._encoded(picture)
+        self._end(opened, hole, data, began, unchanged=unchanged)
 
     def _encoded(self, picture: Picture) -> bytes:
         picture = toned(picture, self._options.tone)

@@ -117,7 +117,9 @@ class JobTask:
         self._outcome: Outcome | None = None
         options = {field.name: getattr(self.job, field.name) for field in fields(Options)}
         limits = shop.settings.limits
-        self._restoration = Restoration(shop.zoo, self.model, Options(**options), limits)
+        self._restoration = Restoration(
+            shop.zoo, self.model, Options(**options), limits, blank=not self.urgent
+        )
 
     def check(self) -> None:
         """Raise Dropped or TimedOut."""
