@@ -21,6 +21,7 @@ from PIL import Image
 
 from inpaint.errors import BadData, InpaintError
 from inpaint.picture import decode
+from models.damage import STEP
 
 from . import data
 from .ageing import BORDERS, DISTRACTORS
@@ -40,7 +41,9 @@ BORDERED = 0.7  # share of these that have a border
 PLAIN = 0.5  # share of the unharmed that are no prints: photographs as they came
 IGNORED = 255  # in a label
 UNIT = 64  # of weights: 1 as uint8
-USUAL = 40  # pixels of a component that has weight 1
+USUAL = 40  # pixels of a component, and more, that have weight 1
+SNAPPED = 64  # pixels: a crop that comes as near to a side of the print begins at it
+RIM = 24  # pixels along a cut that are ignored: who serves does not take them either
 
 HEADS = np.zeros(len(KINDS), np.uint8)  # of a kind of damage: 1 line, 2 speck, 3 area
 for _number, _kinds in enumerate((LINES, SPECKS, AREAS), start=1):
@@ -105,7 +108,7 @@ def label(damaged: Damaged) -> NDArray[np.uint8]:
     _, components, stats, _ = cv2.connectedComponentsWithStats(
         damaged.mask.astype(np.uint8), connectivity=8
     )
-    weights = np.sqrt(USUAL / stats[:, cv2.CC_STAT_AREA]).clip(0.5, 2) * UNIT
+    weights = np.sqrt(USUAL / stats[:, cv2.CC_STAT_AREA]).clip(1, 2) * UNIT
     weights[0] = UNIT
     return np.stack([heads, weights.astype(np.uint8)[components]], axis=-1)
 
@@ -139,17 +142,34 @@ def crops_of(
             distractors=crowd,
         )
         image, labels = damaged.image, label(damaged)
+    # tiles reach beyond a print, where it is mirrored
+    beyond = [(0, int(rng.integers(STEP))) for _ in range(2)] + [(0, 0)]
+    image = np.pad(image, beyond, mode="symmetric")
+    labels = np.pad(labels, beyond, constant_values=IGNORED)
     height, width = labels.shape[:2]
     count = int(np.clip(CUT * height * width / size**2, 1, MOST))
+    room = np.array((height - size, width - size))
     found = []
     for _ in range(count):
-        corners = rng.integers(0, (height - size + 1, width - size + 1), (2, 2))
+        corners = rng.integers(-SNAPPED, room + SNAPPED + 1, (2, 2)).clip(0, room)
         parts = [(slice(top, top + size), slice(left, left + size)) for top, left in corners]
         # light cloth and sky are what looks most like bare paper
-        worth = image[..., 1] if unharmed else labels[..., 0] > 0
+        worth = image[..., 1] if unharmed else (labels[..., 0] > 0) & (labels[..., 0] != IGNORED)
         most = max(parts, key=lambda part: int(worth[part].sum()))
-        found.append(Crop(image[most].copy(), labels[most].copy(), unharmed))
+        found.append(Crop(image[most].copy(), _cut(labels, most), unharmed))
     return found
+
+
+def _cut(labels: NDArray[np.uint8], part: tuple[slice, slice]) -> NDArray[np.uint8]:
+    """Cut out a part of a label; what is near a cut is ignored, what is near a true side counts."""
+    taken = labels[part].copy()
+    for axis, (span, length) in enumerate(zip(part, labels.shape[:2], strict=True)):
+        heads = np.moveaxis(taken[..., 0], axis, 0)  # a view
+        if span.start > 0:
+            heads[:RIM] = IGNORED
+        if span.stop < length:
+            heads[-RIM:] = IGNORED
+    return taken
 
 
 def _harsh(photograph: Pixels, rng: np.random.Generator) -> Pixels:
