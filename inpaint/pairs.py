@@ -53,14 +53,12 @@ class Pairs:
         all: in the order in which they are asked for, of a folder by name.
         format: of the results; the suffix of a single output file decides it.
         folder: of the results; None: there is one result, which is a file by name.
-        by_name: whether the masks come from a folder.
         others: how many files of each suffix lie in the folders and are no pictures by their names.
     """
 
     all: list[Pair]
     format: OutputFormat
     folder: Path | None
-    by_name: bool
     others: Counter[str]
 
 
@@ -86,11 +84,10 @@ def pair(images: Sequence[Path], masks: Path | None, output: Path, format: Outpu
             _refuse(f"There is no file or folder {each}.", IMAGES)
     if masks is not None and not masks.exists():
         _refuse(f"There is no file or folder {masks}.", "--mask")
-    by_name = masks is not None and masks.is_dir()
     if (written := _single(images, output, format)) is not None:
         name = PurePath(images[0].name)
         only = Pair(str(name), images[0], Masks(masks).of(images[0], name), output)
-        return Pairs([only], written, None, by_name, Counter())
+        return Pairs([only], written, None, Counter())
     if output.exists() and not output.is_dir():
         _refuse(f"{output} is no folder.", "--output")
     found, others = _find(images, {each.resolve() for each in (output, masks) if each})
@@ -104,7 +101,7 @@ def pair(images: Sequence[Path], masks: Path | None, output: Path, format: Outpu
             both = f"{pairs[result].image} and {image}"
             _refuse(f"{both} would both be written to {result}.", IMAGES)
         pairs[result] = Pair(name.as_posix(), image, seen.of(image, name), result)
-    return Pairs(list(pairs.values()), format, output, by_name, others)
+    return Pairs(list(pairs.values()), format, output, others)
 
 
 def check(

@@ -17,7 +17,6 @@ from inpaint.errors import (
     Expired,
     InpaintError,
     JobCanceled,
-    MaskEmpty,
     NotFound,
 )
 from inpaint.header import Limits
@@ -25,7 +24,6 @@ from inpaint.jobs import Problem
 from inpaint.journal import Journal
 from inpaint.progress import Tally
 from inpaint.report import Item, note_end
-from inpaint.unmarked import unmarked
 
 from .album_client import Server, Stopped
 from .album_state import Known, State
@@ -49,7 +47,6 @@ class Flow:
         fields: dict[str, Any],  # text, or what has one
         digest: str,
         limits: dict[str, Any],  # of GET /info
-        by_name: bool,
     ) -> None:
         """Begin with none.
 
@@ -61,12 +58,10 @@ class Flow:
             fields: of the form that makes an album.
             digest: of all that decides what a result looks like.
             limits: what the server takes.
-            by_name: whether an empty mask says that nothing is to be done.
         """
         self.albums: list[str] = []  # ids, all that were used
         self._client, self._state, self._book, self._tally = client, state, book, tally
         self._fields, self._digest = fields, digest
-        self._blank = by_name and "tone" not in fields  # tones are the server's affair
         self._limits = Limits(max_bytes=limits["max_file_bytes"])
         self._most = int(limits["album_files"])
         self._awaited: dict[int, tuple[Item, dict[str, Any]]] = {}  # by number: what was sent
@@ -220,11 +215,6 @@ class Flow:
             if body["status"] == "succeeded":
                 data = self._client.ask("GET", body["links"]["result"]).content
                 item.write(data, _facts(body), self._book, inputs)
-            elif error and error["code"] == MaskEmpty.code and self._blank:
-                data = disk.read(item.pair.image, self._limits, "image")
-                wanted = self._fields.get("output_format", "same")
-                quality = self._fields.get("output_quality")
-                item.write(*unmarked(data, self._limits, wanted, quality), self._book, inputs)
             elif error:
                 item.refusal = Problem(code=error["code"], detail=error["detail"]).error()
             else:

@@ -120,7 +120,7 @@ def album(
             items = begin(pairs, book, digest, resume=resume)
             todo = [item for item in items if not item.kept]
             tally.total(len(todo))
-            flow = Flow(client, state, book, tally, fields, digest, info["limits"], pairs.by_name)
+            flow = Flow(client, state, book, tally, fields, digest, info["limits"])
             began, stopped = time.monotonic(), None
             try:
                 with tally:

@@ -279,6 +279,30 @@ def test_a_photograph_without_a_mask_can_be_copied(service, photos, small_mask, 
     assert archive(service, album["links"]["self"]).read("b.png") == other
 
 
+def test_a_black_mask_leaves_its_photograph_as_it_is(
+    service, photos, small_mask, encoded, eventually
+):
+    data, other = photos(2, 40)
+    black = encoded(np.zeros((48, 64), np.uint8))
+    files = [("images", "a.png", data), ("images", "b.png", other)]
+    for masks in (
+        [("masks", "a.png", black), ("masks", "b.png", small_mask)],
+        [("mask", "m.png", black)],
+    ):
+        album, items = ended(service, post(service, files + masks), eventually)
+        assert album["status"] == "succeeded"
+        assert (items[0]["unchanged"], items[0]["mask"]["coverage"]) == (True, 0)
+        assert items[1]["unchanged"] == (len(masks) == 1)
+        whole = archive(service, album["links"]["self"])
+        assert whole.read("a.png") == data
+        row = json.loads(whole.read("report.json"))["items"][0]
+        assert (row["unchanged"], row["coverage"], row["code"]) == (True, 0, None)
+    again = service.client.post(album["links"]["items"], files={"mask": ("a.png", small_mask)})
+    assert again.status_code == 202
+    refused = service.client.post("/inpaint", files={"image": data, "mask": black})
+    assert refused.json()["code"] == "mask-empty"
+
+
 @pytest.mark.parametrize(
     ("make", "status", "code"),
     [

@@ -135,6 +135,9 @@ def test_masks_are_fetched_changed_and_sent_by_their_names(here, serving):
     changed = samples("masks/b.png").copy()
     changed[:48] = 0
     Image.fromarray(changed).save("masks/b.png")
+    assert run("album", "scans", "-o", "faded", "--mask", "masks", "--tone", "fade", *server) == 0
+    assert written("faded") == NAMES
+    assert not np.array_equal(samples("faded/whole.png"), samples("scans/whole.png"))
     assert run("album", "scans", "-o", "out", "--mask", "masks", *server) == 0
     assert written() == NAMES
     result = samples("out/b.png")

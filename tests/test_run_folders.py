@@ -126,6 +126,16 @@ def test_masks_that_were_proposed_and_changed_are_used_as_they_are(here):
     assert [each["unchanged"] for each in report()["images"]] == [False, False, True, False, False]
 
 
+def test_an_empty_mask_for_all_leaves_all_as_they_are_and_is_refused_for_one_file(here, capsys):
+    Image.new("L", (WIDTH, HEIGHT)).save("black.png")
+    assert run("run", "scans", "-o", "out", "--mask", "black.png") == 0
+    for name in NAMES:
+        assert Path("out", name).read_bytes() == Path("scans", name).read_bytes()
+    assert "5 without damage" in capsys.readouterr().out
+    assert run("run", "scans/b.png", "-o", "one.png", "--mask", "black.png") == 1
+    assert "mask-empty" in capsys.readouterr().err
+
+
 def test_masks_grow_and_are_more_sensitive_as_asked(here, monkeypatch):
     monkeypatch.setenv("INPAINT_PRECISION", "fp32")
     assert run("mask", "scans/b.png", "-o", "plain.png") == 0

@@ -45,8 +45,8 @@ class Work:
         options: what is done to each picture.
         digest: of all that decides what a result looks like, as `inpaint.journal.digest`.
         limits: for the files.
-        blank: whether an empty mask says that nothing is to be done; else it is refused.
-        journal: of the folder of the results; None: the result is one file by name.
+        journal: of the folder of the results; None: the result is one file by name, and an empty
+            mask is refused.
         ended: those that have.
         stopped: no more are to be worked on.
     """
@@ -56,7 +56,6 @@ class Work:
     options: Options
     digest: str
     limits: Limits
-    blank: bool
     journal: Journal | None
     ended: SimpleQueue[Item] = field(default_factory=SimpleQueue)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -72,8 +71,9 @@ class FileTask:
         self.model = work.model
         self._item, self._work = item, work
         self._inputs: dict[str, Any] = {}
+        blank = work.journal is not None
         self._restoration = Restoration(
-            work.zoo, work.model, work.options, work.limits, blank=work.blank
+            work.zoo, work.model, work.options, work.limits, blank=blank
         )
 
     def check(self) -> None:

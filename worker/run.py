@@ -73,7 +73,7 @@ def run(
 ) -> None:
     """Fill the holes of pictures, without a server.
 
-    A mask from a folder that is empty leaves its picture as it is. Ends with status 3 if some
+    Of results in a folder, an empty mask leaves its picture as it is. Ends with status 3 if some
     failed, with 1 if it stopped at the first that did, with 130 at Ctrl-C; the report is written in
     any case.
     """
@@ -135,7 +135,7 @@ def go(pairs: Pairs, options: Options, settings: Settings, conduct: Conduct) -> 
         cards = {**zoo.cards, **zoo.detector_cards}
         digests = {name: card.digest for name, card in cards.items()}
         digest = journal.digest({"models": digests, **asdict(options)})
-        work = Work(zoo, models[0], options, digest, settings.limits, pairs.by_name, book)
+        work = Work(zoo, models[0], options, digest, settings.limits, book)
         items = begin(pairs, book, digest, resume=conduct.resume)
         interrupted = False
         try:
