@@ -75,6 +75,7 @@ class Flow:
 
         Raises:
             FirstFailed: one failed, and others are not to be gone on with.
+            NotFound: the album was deleted.
             InpaintError: the server was away for too long, or takes none of them.
             KeyboardInterrupt: the album goes on.
         """
@@ -132,10 +133,9 @@ class Flow:
             self._client.stopped.clear()
             self._client.ask("POST", f"/albums/{album}/cancel")
             raise
-        except (NotFound, Expired):  # somebody has deleted it
+        except (NotFound, Expired) as error:
             self._stop(sender)
-            self._client.stopped.clear()
-            return [item for item in items if not item.done and not item.refusal]
+            raise NotFound(f"Album {album} is gone: somebody has deleted it.") from error
         except BaseException:
             self._stop(sender)
             raise

@@ -238,6 +238,22 @@ def test_an_album_can_be_canceled(many, serving, eventually, capsys):
     assert "No album was begun" in capsys.readouterr().err
 
 
+def test_an_album_that_is_deleted_is_said_to_be_gone_and_resume_makes_another(
+    many, serving, eventually
+):
+    command = [*many, "--server", serving.url, "--keep-going"]
+    with start(*command) as client:
+        eventually(lambda: (Path("out") / NAME).is_file() and album_of(serving)["counts"]["total"])
+        gone = album_of(serving)
+        assert serving.client.delete(gone["links"]["self"]).status_code == 204
+        _, said = client.communicate(timeout=60)
+    assert client.returncode == 1
+    assert f"Album {gone['id']} is gone: somebody has deleted it. (not-found)" in said
+    assert run(*command, "--resume") == 0
+    assert len(written()) == COUNT
+    assert album_of(serving)["id"] != gone["id"]
+
+
 def test_more_photographs_than_an_album_may_have_become_two(here, serving):
     Image.fromarray(np.tile(np.arange(WIDTH) < 9, (HEIGHT, 1))).save("mask.png")
     for number in range(MOST):
