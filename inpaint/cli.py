@@ -13,6 +13,7 @@ from typing import NamedTuple
 import typer
 
 from .errors import InpaintError, StartFailed
+from .terminal import printable
 
 
 class Command(NamedTuple):
@@ -53,6 +54,9 @@ COMMANDS = {
     "bench serve": Command("service.bench:serve", "Time what the service adds around the model."),
     "bench album": Command("service.bench_album:album", "Time an album of damaged scans."),
     "bench chaos": Command("service.chaos:chaos", "Kill everything at random; lose no job."),
+    "bench album-chaos": Command(
+        "service.album_chaos:album_chaos", "Kill parts while an album runs; lose no photograph."
+    ),
     "bench labels": Command("training.labels_bench:labels", "Compare few labels with many."),
 }
 GROUPS = {
@@ -68,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         parser(arguments)(arguments, prog_name="inpaint")
     except InpaintError as error:
-        print(f"inpaint: {error.detail} ({error.code})", file=sys.stderr)
+        print(f"inpaint: {printable(error.detail)} ({error.code})", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:  # while a command's module is being imported
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""`inpaint bench chaos` in its short form."""
+"""`inpaint bench chaos` and `inpaint bench album-chaos` in their short forms."""
 
 import json
 import subprocess
@@ -29,3 +29,23 @@ def test_accepted_jobs_survive_killed_workers_and_a_killed_server(tmp_path: Path
     assert figures["lost"] == figures["failed"] == figures["wrong"] == 0
     assert figures["results_per_job_max"] == 1
     assert (figures["worker_kills"], figures["redis_kills"]) == (2, 1)
+
+
+@pytest.mark.slow
+def test_an_album_survives_killed_parts_and_broken_files(tmp_path: Path):
+    file = tmp_path / "figures.json"
+
+    ending = subprocess.run(
+        [sys.executable, "-m", "inpaint", "bench", "album-chaos", "--count", "16"]
+        + ["--model", "telea", "--json", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+    assert ending.returncode == 0, ending.stdout + ending.stderr
+    figures = json.loads(file.read_text())
+    assert (figures["status"], figures["good"], figures["broken"]) == ("partial", 16, 10)
+    assert 4 <= figures["unchanged"] <= 16  # those without damage, and where none is found
+    kills = [figures[f"{part}_kills"] for part in ("worker", "gateway", "redis")]
+    assert kills == [2, 1, 1]
