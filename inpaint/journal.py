@@ -27,6 +27,7 @@ import typer
 from .errors import StartFailed
 from .options import Conduct
 from .pairs import Pair, Pairs, check
+from .terminal import printable
 
 NAME = ".inpaint-run.jsonl"
 DIGITS = 16  # hexadecimal, of the digest of options
@@ -138,7 +139,8 @@ def start(pairs: Pairs, conduct: Conduct) -> Journal | None:
         StartFailed: as `check` and `Journal.begin`.
     """
     if pairs.others:
-        typer.echo(f"Left out, as their names are no pictures': {_counts(pairs.others)}", err=True)
+        others = printable(_counts(pairs.others))
+        typer.echo(f"Left out, as their names are no pictures': {others}", err=True)
     if pairs.folder is None:
         if conduct.resume:
             raise typer.BadParameter("It is for results in a folder.", param_hint="--resume")

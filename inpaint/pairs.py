@@ -16,6 +16,7 @@ import typer
 
 from .errors import InpaintError, MaskMissing, MaskUnreadable, StartFailed
 from .picture import OutputFormat
+from .terminal import printable
 
 SUFFIXES: dict[str, OutputFormat] = {
     ".jpg": "jpeg",
@@ -238,4 +239,4 @@ def _unreadable(error: OSError) -> None:
 
 
 def _refuse(what: str, option: str) -> NoReturn:
-    raise typer.BadParameter(what, param_hint=option)
+    raise typer.BadParameter(printable(what), param_hint=option)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .errors import InpaintError
+from .terminal import printable
 
 
 class Tally:
@@ -53,7 +54,7 @@ class Tally:
     def ended(self, name: str, refusal: InpaintError | None = None) -> None:
         """Count a picture, and say why it failed if it did."""
         self._ended += 1
-        self._bar.update(self._task, advance=1, description=name)
+        self._bar.update(self._task, advance=1, description=printable(name))
         count = "" if self._console.is_terminal else f"{self._ended}/{self._total} "
         if refusal is not None:
             self.say(f"{count}{name}: {refusal.detail} ({refusal.code})")
@@ -62,4 +63,4 @@ class Tally:
 
     def say(self, text: str) -> None:
         """Write a line above the bar."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)

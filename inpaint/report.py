@@ -15,6 +15,7 @@ from .journal import Journal
 from .options import FAILED, INTERRUPTED, SOME_FAILED, Conduct
 from .pairs import Pair, Pairs
 from .progress import Tally
+from .terminal import printable
 
 
 @dataclass(eq=False)
@@ -124,11 +125,12 @@ def finish(
     line += f"{numbers['failed']} failed"
     line += "".join(f", {numbers[key]} {word}" for key, word in parts.items() if numbers[key])
     typer.echo(line)
+    if stopped is not None:
+        typer.echo(printable(stopped), err=True)
     if conduct.report is not None:
         facts = {**about, **numbers, "images": [item.report() for item in items]}
         disk.write(conduct.report, (json.dumps(facts, indent=2) + "\n").encode())
     if stopped is not None:
-        typer.echo(stopped, err=True)
         raise typer.Exit(status)
     if numbers["failed"]:
         raise typer.Exit(SOME_FAILED if conduct.keep_going else FAILED)

@@ -5,10 +5,12 @@ One picture is in memory at a time. Nothing is deflated: photographs are packed 
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from redis import Redis
 from zipstream import ZIP_STORED, ZipStream  # type: ignore[import-untyped]  # it has no types
@@ -92,16 +94,30 @@ def _chunks(data: bytes) -> Iterator[bytes]:
 
 def _file_name(photo: Photo, taken: set[str]) -> str:
     """The item's name with the suffix of what it holds now, numbered where it is taken."""
-    name, path = photo.item.name, PurePosixPath(photo.item.name)
-    suffixes = SUFFIXES.get(media_type(photo), (path.suffix,))
-    if path.suffix.lower() not in suffixes:
-        name = str(path.with_name(path.stem + suffixes[0]))
+    name = suffixed(photo.item.name, media_type(photo))
     found, count = name, 1
     while albums.folded(found) in taken:
         count += 1
         found = albums.numbered(name, count)
     taken.add(albums.folded(found))
     return found
+
+
+def suffixed(name: str, media_type: str) -> str:
+    """A name with a suffix of what its file holds."""
+    path = PurePosixPath(name)
+    suffixes = SUFFIXES.get(media_type, (path.suffix,))
+    return name if path.suffix.lower() in suffixes else str(path.with_name(path.stem + suffixes[0]))
+
+
+def disposition(kind: str, name: str) -> str:
+    """Content-Disposition with a file's name, without folders, as RFC 6266 has it.
+
+    The name in UTF-8 is for those who know of it; in the other only what all agree on is kept.
+    """
+    name = PurePosixPath(name).name
+    plain = re.sub(r"[^\w ().-]", "_", name, flags=re.ASCII)
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def media_type(photo: Photo) -> str:

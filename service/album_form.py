@@ -210,10 +210,20 @@ def _fields(sent: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     return form.model_dump(mode="json", exclude_unset=True), []
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError for a key that is there twice, of which one would be lost."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:64]!r} is there twice")
+        found[key] = value
+    return found
+
+
 def _manifest(text: str) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
     """`{"name of a photograph": {field: value}}`."""
     try:
-        manifest = json.loads(text)
+        manifest = json.loads(text, object_pairs_hook=_once)
         if not isinstance(manifest, dict) or not all(
             isinstance(value, dict) for value in manifest.values()
         ):
@@ -224,7 +234,11 @@ def _manifest(text: str) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
     found: dict[str, dict[str, Any]] = {}
     faults: list[Problem] = []
     for name, sent in manifest.items():
-        found[confined(name)], wrong = _fields(sent)
+        photo = confined(name)
+        if photo in found:
+            faults.append(_fault("manifest", f"has two entries for {photo[:64]!r}."))
+            break
+        found[photo], wrong = _fields(sent)
         faults += [
             fault.model_copy(update={"detail": f"{name[:64]!r}: {fault.detail}"})
             for fault in wrong[: MOST_FAULTS - len(faults)]

@@ -4,9 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator
-from pathlib import PurePosixPath
 from typing import Any, get_args
-from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -30,7 +28,7 @@ from inpaint.errors import (
 from inpaint.header import MEDIA_TYPES, probe
 from inpaint.jobs import FINAL, Status
 
-from .album_archive import archive
+from .album_archive import archive, disposition, suffixed
 from .album_bodies import AlbumBody, ItemBody, ItemsBody
 from .album_form import FILES, SINGLE, AlbumForm, receive
 from .album_intake import Intake
@@ -218,7 +216,7 @@ async def read_item_mask(album_id: str, number: str, request: Request) -> Respon
     key = (outcome and outcome.mask) or (job and job.mask)
     if not key:
         raise NotFound("The item has no mask.")
-    return await _file(request, key, None, str(PurePosixPath(photo.item.name).with_suffix("")))
+    return await _file(request, key, None, photo.item.name)
 
 
 async def _photo(request: Request, album_id: str, number: str) -> Photo:
@@ -229,11 +227,7 @@ async def _photo(request: Request, album_id: str, number: str) -> Photo:
 
 
 async def _file(request: Request, key: str, media_type: str | None, name: str) -> Response:
-    headers = {
-        "ETag": f'"{key}"',
-        "Cache-Control": "private, immutable",
-        "Content-Disposition": f"inline; filename*=UTF-8''{quote(PurePosixPath(name).name)}",
-    }
+    headers = {"ETag": f'"{key}"', "Cache-Control": "private, immutable"}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     gateway = _gateway(request)
@@ -243,6 +237,7 @@ async def _file(request: Request, key: str, media_type: str | None, name: str) -
         raise Expired("The file is no longer stored.") from error
     if media_type is None:
         media_type = MEDIA_TYPES[probe(data, gateway.settings.limits).format]
+    headers["Content-Disposition"] = disposition("inline", suffixed(name, media_type))
     return Response(data, 200, headers, media_type)
 
 
@@ -318,12 +313,12 @@ async def read_archive(album_id: str, request: Request) -> Response:
     """All results so far in one zip, with a report of all items."""
     status = _status(request)
     album = await _album(request, album_id)
-    name = confined(album.name) if album.name else f"album-{album_id}"
+    name = confined(album.name.replace("/", "_")) if album.name else f"album-{album_id}"
     return StreamingResponse(
         archive(_redis(request), _gateway(request).blobs, album, status),
         media_type="application/zip",
         headers={
-            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}.zip",
+            "Content-Disposition": disposition("attachment", f"{name}.zip"),
             "Cache-Control": "private, no-store",
         },
     )

@@ -10,6 +10,7 @@ from inpaint.settings import Settings, load
 
 from . import albums, problems, routes
 from .gateway import opened
+from .head import Head
 from .uploads import LimitBody, body_limit
 
 
@@ -35,5 +36,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(albums.router)
     larger = {"/albums": settings.album_request_bytes}
     app.add_middleware(LimitBody, limit=body_limit(settings), larger=larger)
+    app.add_middleware(Head)
     problems.install(app)
     return app

@@ -22,6 +22,7 @@ from inpaint.errors import (
     InpaintError,
 )
 from inpaint.settings import Settings
+from inpaint.terminal import HIDDEN
 
 ENTRIES_PER_FILE = 4  # directory entries for each file of an album: folders, thumbnails, notes
 ENTRY_BYTES = 1024  # of the directory, for each entry: a name and some fields
@@ -31,8 +32,12 @@ ENCRYPTED = 0x1  # of the flags of a member
 UTF8 = 0x800
 IGNORED = re.compile(r"(^|/)(__MACOSX/.*|\.DS_Store|Thumbs\.db|\._[^/]*)$", re.IGNORECASE)
 
-COMPONENT_CHARACTERS = 120  # of one folder's or file's name
+COMPONENT_BYTES = 200  # of one folder's or file's name, as UTF-8; file systems have 255
 NAME_CHARACTERS = 400  # of a name with its folders
+DEVICES = re.compile(
+    r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?", re.IGNORECASE
+)
+FILES = re.compile(r".*\.(jpe?g|png|webp|tiff?|json|csv)", re.IGNORECASE)  # that albums deliver
 END = b"PK\x05\x06"  # end of the central directory: 22 bytes and a comment
 END64 = b"PK\x06\x06"
 END64_BYTES = 56
@@ -52,30 +57,34 @@ def confined(name: str) -> str:
     """A name that can be written below any folder of any system.
 
     Directories are kept. What would lead out (`..`, a root, a drive) is left out, backslashes are
-    taken for slashes, control characters and what some file systems refuse become `_`.
+    taken for slashes, control characters and what some file systems refuse become `_`. A name that
+    Windows has for a device begins with `_`; a folder whose name is one of a delivered file ends
+    with it, so that no file and no folder of an album have one name.
     """
     text = unicodedata.normalize("NFC", name).replace("\\", "/")
     text = re.sub(r"^[A-Za-z]:", "", text)
     safe = []
     for component in text.split("/"):
         component = "".join(
-            "_" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") else character
+            "_" if unicodedata.category(character) in HIDDEN else character
             for character in component
         )
-        component = re.sub(r'[:<>"|?*]', "_", component).strip().rstrip(". ")
-        if component.strip("."):
-            safe.append(_shortened(component))
+        component = _shortened(re.sub(r'[:<>"|?*]', "_", component).strip().rstrip(". "))
+        if component:
+            safe.append(f"_{component}" if DEVICES.fullmatch(component) else component)
+    safe[:-1] = [f"{folder}_" if FILES.fullmatch(folder) else folder for folder in safe[:-1]]
     while len("/".join(safe)) > NAME_CHARACTERS:
         safe.pop(0)
     return "/".join(safe) or "photo"
 
 
 def _shortened(component: str) -> str:
-    path = PurePosixPath(component)
-    suffix = path.suffix[:16]
-    if len(component) <= COMPONENT_CHARACTERS:
+    if len(component.encode()) <= COMPONENT_BYTES:
         return component
-    return path.stem[: COMPONENT_CHARACTERS - len(suffix)] + suffix
+    path = PurePosixPath(component)
+    suffix = path.suffix[:16].rstrip()
+    room = COMPONENT_BYTES - len(suffix.encode())
+    return (path.stem.encode()[:room].decode(errors="ignore") + suffix).rstrip(". ")
 
 
 def members(file: IO[bytes], settings: Settings) -> Iterator[Member]:

@@ -170,12 +170,13 @@ async def _framework(request: Request, error: Exception) -> JSONResponse:
 
 def _allowed(app: FastAPI, path: str) -> set[str]:
     """All methods that a path takes; a 405 names those of one endpoint alone."""
-    return {
+    methods = {
         method.upper()
         for template, methods in app.openapi()["paths"].items()
         if compile_path(template)[0].match(path)
         for method in methods
     }
+    return methods | ({"HEAD"} if "GET" in methods else set())
 
 
 async def _crashed(request: Request, error: Exception) -> JSONResponse:

@@ -351,11 +351,86 @@ def test_a_form_that_is_wrong_for_all_is_refused_by_field(
     assert blobs(service) == before
 
 
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ('{"a.png": {}, "a.png": {"mask_grow": 3}}', "the key 'a.png' is there twice"),
+        ('{"a.png": {"mask_grow": 3, "mask_grow": 4}}', "the key 'mask_grow' is there twice"),
+        ('{"a/b.png": {}, "a//b.png": {}}', "two entries for 'a/b.png'"),
+    ],
+)
+def test_a_manifest_that_says_something_twice_is_refused(service, photos, manifest, said):
+    answer = post(service, [("images", "a.png", photos(1)[0])], manifest=manifest)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-field")
+    (fault,) = answer.json()["errors"]
+    assert fault["field"] == "manifest"
+    assert said in fault["detail"]
+
+
 def test_a_long_manifest_that_is_all_wrong_gets_a_short_answer(service, photos):
     manifest = json.dumps({f"{number}.png": {"a": 1, "b": 2} for number in range(10_000)})
     answer = post(service, [("images", "a.png", photos(1, 9)[0])], manifest=manifest)
     assert answer.status_code == 422
     assert len(answer.json()["errors"]) == 20
+
+
+def test_names_that_systems_refuse_come_back_as_names_that_all_take(
+    service, photos, small_mask, eventually, tmp_path
+):
+    given = ["a.jpg", "a.jpg/b.png", "a", "a/c.png", "CON.png", "dots. ./NUL", "report.json/d.png"]
+    files = [("images", name, data) for name, data in zip(given, photos(7, 50), strict=True)]
+    album, items = ended(
+        service, post(service, [*files, ("mask", "m.png", small_mask)]), eventually
+    )
+    assert album["status"] == "succeeded"
+    assert [item["given_name"] or item["name"] for item in items] == given
+    answer = service.client.get(album["links"]["archive"])
+    (tmp_path / "album.zip").write_bytes(answer.content)
+    if which("unzip"):
+        subprocess.run(["unzip", "-q", "album.zip"], cwd=tmp_path, check=True, timeout=30)
+        found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")}
+        assert found == {
+            *("a.png", "a.jpg_/b.png", "a (2).png", "a/c.png", "_CON.png", "dots/_NUL.png"),
+            "report.json_/d.png",
+        }
+
+
+def test_a_file_name_in_a_header_is_a_name_and_nothing_else(
+    service, photos, small_mask, eventually
+):
+    name = 'up/Oma\r\nX: "1962"; %41 \u202eß.jpg'
+    files = [("images", "x", photos(1, 60)[0]), ("mask", "m.png", small_mask)]
+    manifest = json.dumps({})
+    body = zipped((name, files[0][2]))
+    answer = post(
+        service, [("archive", "a.zip", body), files[1]], name="../a\nb/c\\d", manifest=manifest
+    )
+    album, (item,) = ended(service, answer, eventually)
+    assert item["name"] == "up/Oma__X_ _1962_; %41 _ß.jpg"
+    said = service.client.get(item["links"]["result"]).headers["content-disposition"]
+    plain, encoded_ = "Oma__X_ _1962__ _41 __.png", "Oma__X_%20_1962_%3B%20%2541%20_%C3%9F.png"
+    assert said == f"inline; filename=\"{plain}\"; filename*=UTF-8''{encoded_}"
+    mask = service.client.get(item["links"]["mask"]).headers["content-disposition"]
+    assert mask == said
+    whole = service.client.head(album["links"]["archive"]).headers["content-disposition"]
+    assert whole == "attachment; filename=\"d.zip\"; filename*=UTF-8''d.zip"
+
+
+def test_head_is_answered_as_get_without_a_body(service, photos, small_mask, eventually):
+    files = [("images", "a.png", photos(1, 70)[0]), ("mask", "m.png", small_mask)]
+    album, (item,) = ended(service, post(service, files), eventually)
+    links = [*album["links"].values(), *item["links"].values(), "/info", "/albums/x", "/problems/x"]
+    for link in links:
+        if link.endswith("retry"):
+            continue
+        asked = service.client.get(link)
+        told = service.client.head(link)
+        assert (told.status_code, told.content) == (asked.status_code, b""), link
+        for header in ("content-type", "etag", "content-length", "content-disposition"):
+            assert told.headers.get(header) == asked.headers.get(header), (link, header)
+    for path, allowed in (("/albums", "POST"), ("/info", "GET, HEAD")):
+        refused = service.client.request("PUT" if path == "/info" else "HEAD", path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
 
 
 def test_names_are_no_formulas_in_a_spreadsheet(service, photos, small_mask, eventually):

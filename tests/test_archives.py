@@ -47,7 +47,15 @@ def read(buffer, settings=SETTINGS):
         ("", "photo"),
         ("..", "photo"),
         (unicodedata.normalize("NFD", "Großmütter.jpg"), "Großmütter.jpg"),
-        ("x" * 500 + ".jpeg", "x" * 115 + ".jpeg"),
+        ("x" * 500 + ".jpeg", "x" * 195 + ".jpeg"),
+        ("山" * 100 + ".jpeg", "山" * 65 + ".jpeg"),
+        ("x" * 199 + "   y.jpg/a.png", "x" * 196 + ".jpg_/a.png"),
+        ("y" * 199 + " z", "y" * 199),
+        ("CON/nul.jpg", "_CON/_nul.jpg"),
+        ("com1.txt/Lpt9 .png", "_com1.txt/_Lpt9 .png"),
+        ("console/com.jpg", "console/com.jpg"),
+        ("a.jpg/b.png", "a.jpg_/b.png"),
+        ("report.json/1931.v2/b. .", "report.json_/1931.v2/b"),
     ],
 )
 def test_a_name_stays_below_its_folder_on_every_system(given, name):
