@@ -36,7 +36,6 @@ from .temporary import WORKER, Parts, apart
 
 DETECTOR = "scratches"
 CLASSICAL = "telea"  # what IOPaint's `cv2` is
-MEGAPIXELS = (2.0, 6.0)  # of the smallest and of the largest scan
 BASES = 12  # photographs that differ
 SAMPLE = 12  # scans through the bare loop, before the album and after it
 CLIENTS = 2  # who send requests beside the album
@@ -62,6 +61,9 @@ class Pile:
 def album(
     *,
     count: Annotated[int, typer.Option(help="Scans.", min=2)] = 200,
+    megapixels: Annotated[
+        tuple[float, float], typer.Option(help="Of the smallest scan and of the largest.")
+    ] = (2.0, 6.0),
     seconds: Annotated[float, typer.Option(help="For which requests are timed.")] = 15,
     iopaint: Annotated[
         Path | None, typer.Option(help="IOPaint's program, to compare with.", exists=True)
@@ -70,11 +72,11 @@ def album(
         Path | None, typer.Option("--json", help="Also write figures here.")
     ] = None,
 ) -> None:
-    """Restore an album of damaged scans of 2 to 6 megapixels, found and filled."""
+    """Restore an album of damaged scans, found and filled."""
 
     def run(say: Say) -> Figures:
         with TemporaryDirectory(prefix="inpaint-bench-") as folder:
-            pile = _draw(Path(folder), count, say)
+            pile = _draw(Path(folder), count, megapixels, say)
             figures = _restored(pile, seconds, say)
             if iopaint is not None:
                 figures |= _beside_iopaint(pile, iopaint, Path(folder), say)
@@ -83,12 +85,12 @@ def album(
     show(run, json_file)
 
 
-def _draw(folder: Path, count: int, say: Say) -> Pile:
+def _draw(folder: Path, count: int, megapixels: tuple[float, float], say: Say) -> Pile:
     """Draw photographs and have damage rendered onto them, by a program that may import cv2."""
     bases = folder / "bases"
+    least, most = megapixels
     bases.mkdir()
     for number in range(min(BASES, count)):
-        least, most = MEGAPIXELS
         height = round((1e6 * (least + (most - least) * number / (BASES - 1)) * 3 / 4) ** 0.5)
         picture = photograph(round(height * 4 / 3), height, seed=number, grain=2.0)
         (bases / f"{number:02}.jpg").write_bytes(jpeg(picture))
@@ -122,7 +124,7 @@ def _restored(pile: Pile, seconds: float, say: Say) -> Figures:
         run.finish(say)
         alone.append(_alone(parts, sample))
         say(f"detector and generator alone: {alone[1]:.3f} s a scan")
-        checked = _check(client, run.address, len(pile.files))
+        checked = _check(client, run.address, pile.files)
         items = client.get(f"{run.address}/items", params={"limit": 500}).json()["items"]
         megapixels = np.mean([_megapixels(file) for file in sample])
         worker = psutil.Process(parts.processes[WORKER].pid).memory_info().rss
@@ -193,12 +195,15 @@ class _Run:
         say(f"done: {self.rate:.2f} scans/s")
 
     def _until(self, count: int, say: Say) -> None:
-        while self._done() < count:
-            time.sleep(LOOK_SECONDS)
-            share = self._done() / self._count
+        while True:
+            done = self._done()
+            share = done / self._count
             if share - self.memory[-1][0] >= 0.1:
                 self.memory.append((share, self._used()))
                 say(f"{share:.0%} done, Redis holds {self.memory[-1][1] / 1e6:.1f} MB")
+            if done >= count:
+                return
+            time.sleep(LOOK_SECONDS)
 
     def _done(self) -> int:
         album = self._client.get(self.address).raise_for_status().json()
@@ -226,15 +231,15 @@ def _alone(parts: Parts, files: list[Path]) -> float:
     return float(json.loads(line)["seconds_per_image"])
 
 
-def _check(client: httpx.Client, address: str, count: int) -> int:
+def _check(client: httpx.Client, address: str, files: list[Path]) -> int:
     """Fetch the archive, and see that every scan is in it once and can be opened."""
     data = client.get(f"{address}/archive").raise_for_status().content
     with ZipFile(BytesIO(data)) as archive:
         if broken := archive.testzip():
             raise InpaintError(f"{broken} is broken in the archive")
         names = [name for name in archive.namelist() if name.endswith(".jpg")]
-        if len(set(names)) != count:
-            raise InpaintError(f"{len(set(names))} of {count} scans are in the archive")
+        if sorted(names) != [file.name for file in files]:
+            raise InpaintError(f"The archive has {len(names)} scans for the {len(files)} sent")
     return len(data)
 
 
