@@ -13,6 +13,11 @@ from .errors import FileTooLarge, ImageUnreadable, MaskUnreadable, StorageUnavai
 from .header import Limits
 
 DIGITS = 16  # hexadecimal, of the digest of a name
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFull(StorageUnavailable):
+    """There is no room for a file, nor for any other."""
 
 
 def read(path: Path, limits: Limits, field: Literal["image", "mask"]) -> bytes:
@@ -48,7 +53,7 @@ def write(path: Path, data: bytes, before: Callable[[Path], None] | None = None)
         before: is given the file under another name, which it loses afterwards.
 
     Raises:
-        StorageUnavailable: if it cannot be written.
+        StorageUnavailable: if it cannot be written; DiskFull: as there is no room.
     """
     name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:DIGITS]  # a second try replaces it
     part = path.with_name(f".inpaint-{name}.part")
@@ -60,4 +65,5 @@ def write(path: Path, data: bytes, before: Callable[[Path], None] | None = None)
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise StorageUnavailable(f"{path} cannot be written: {error.strerror}.") from error
+        kind = DiskFull if error.errno in FULL else StorageUnavailable
+        raise kind(f"{path} cannot be written: {error.strerror}.") from error

@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from inpaint import disk, journal
+from inpaint.disk import DiskFull
 from inpaint.errors import (
     AlbumClosed,
     AlbumTooLarge,
@@ -76,6 +77,7 @@ class Flow:
         Raises:
             FirstFailed: one failed, and others are not to be gone on with.
             NotFound: the album was deleted.
+            DiskFull: there is no room for a result; the album goes on.
             InpaintError: the server was away for too long, or takes none of them.
             KeyboardInterrupt: the album goes on.
         """
@@ -219,6 +221,8 @@ class Flow:
                 item.refusal = Problem(code=error["code"], detail=error["detail"]).error()
             else:
                 item.refusal = JobCanceled("It was canceled at the server.")
+        except DiskFull:
+            raise
         except InpaintError as refusal:
             item.refusal = refusal
         self._ended(item)

@@ -1,5 +1,6 @@
 """`inpaint run` and `inpaint mask` on folders: found damage, interruptions, kills, `--resume`."""
 
+import hashlib
 import json
 import os
 import pty
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inpaint import disk
 from inpaint.cli import main
 from inpaint.journal import NAME, Journal
 from inpaint.picture import decode
@@ -180,8 +182,9 @@ def test_a_journal_that_finds_no_room_ends_the_command_in_order(here):
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (room, room))
     with start(*command, "--keep-going", preexec_fn=limit) as process:
         said, told = process.communicate(timeout=60)
-    assert process.returncode == 3, told
+    assert process.returncode == 1, told
     assert "Traceback" not in told
+    assert told.count("No space left on device. (storage-unavailable) The same command") == 1
     lines = Path("out", NAME).read_text().splitlines()
     done = [json.loads(line)["output"] for line in lines if line]
     assert 0 < len(done) < 20
@@ -189,6 +192,36 @@ def test_a_journal_that_finds_no_room_ends_the_command_in_order(here):
     assert f"{len(done)} of 20 pictures restored" in said
     assert run(*command, "--resume", "--report", "report.json") == 0
     assert report()["kept"] == len(done)
+
+
+def no_room(output):
+    """Let the kernel answer that the disk is full where this file is to be written."""
+    digest = hashlib.sha256(output.name.encode()).hexdigest()[: disk.DIGITS]
+    output.with_name(f".inpaint-{digest}.part").symlink_to("/dev/full")
+
+
+def test_a_full_disk_ends_the_command_at_once_and_resume_goes_on(here, capsys):
+    (here / "small").mkdir()
+    (here / "out").mkdir()
+    for number in range(40):
+        Image.new("L", (16, 16), number).save(f"small/{number:02}.png")
+        if number >= 3:
+            no_room(here / "out" / f"{number:02}.png")
+    Image.fromarray(np.eye(16, dtype=bool)).save("hole.png")
+    command = ("run", "small", "-o", "out", "--mask", "hole.png", "--report", "report.json")
+    assert run(*command, "--keep-going") == 1
+    said = capsys.readouterr().err
+    assert said.count("No space left on device") == 1
+    assert "--resume goes on" in said
+    numbers = report()
+    assert numbers["failed"] == 0
+    assert numbers["succeeded"] == len(written()) <= 3
+    untried = list(Path("out").glob(".*.part"))
+    assert untried
+    for part in untried:
+        part.unlink()
+    assert run(*command, "--resume") == 0
+    assert report()["succeeded"] == 40
 
 
 def test_results_and_masks_below_the_folder_are_no_pictures_of_it(here):
@@ -320,6 +353,20 @@ def test_one_folder_takes_one_command_at_a_time(here, capsys):
         assert run("run", "scans", "-o", "out", "--mask", "auto", "--resume") == 1
     assert "Another command is writing to out" in capsys.readouterr().err
     assert run("run", "scans", "-o", "out", "--mask", "auto", "--resume") == 0
+
+
+def test_names_do_nothing_to_a_terminal(here, capsys):
+    (here / "scans").joinpath("red\x1b[31m\n.png").write_bytes(b"no picture")
+    (here / "scans").joinpath("notes.\x1b[2J").write_text("of the album")
+    (here / "scans").joinpath(os.fsdecode(b"\xff.png")).write_bytes(b"no picture")
+    assert run("run", "scans", "-o", "out", "--mask", "auto", "--keep-going") == 3
+    assert run("run", "no\x1b[31mfile", "-o", "out") == 2
+    assert run("run", "scans", "-o", "out", "--mask", "auto", "--device", "cpu") == 1
+    assert run("run", "scans/red\x1b[31m\n.png", "-o", "out", "--mask", "auto") == 1
+    said = "".join(capsys.readouterr())
+    assert "\x1b" not in said
+    for name in (r"red\x1b[31m\n.png", r"1 .\x1b[2j", r"\udcff.png", r"no\x1b[31mfile"):
+        assert name in said
 
 
 def test_a_terminal_is_shown_a_bar_and_anything_else_lines(here, capsys):

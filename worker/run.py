@@ -19,8 +19,11 @@ import typer
 
 from inpaint import journal
 from inpaint.catalogue import Card
+from inpaint.disk import DiskFull
 from inpaint.options import (
     AUTO,
+    FAILED,
+    INTERRUPTED,
     MOST_GROWN,
     Conduct,
     Device,
@@ -137,12 +140,15 @@ def go(pairs: Pairs, options: Options, settings: Settings, conduct: Conduct) -> 
         digest = journal.digest({"models": digests, **asdict(options)})
         work = Work(zoo, models[0], options, digest, settings.limits, book)
         items = begin(pairs, book, digest, resume=conduct.resume)
-        interrupted = False
+        stopped, status = None, INTERRUPTED
+        go_on = " The same command with --resume goes on." if book else ""
         try:
             todo = [item for item in items if not item.kept]
             work_through(todo, work, settings, keep_going=conduct.keep_going)
         except KeyboardInterrupt:
-            interrupted = True
+            stopped = "Interrupted." + go_on
+        except DiskFull as error:
+            stopped, status = f"{error.detail} ({error.code}){go_on}", FAILED
     about = _about(items, zoo, cards, time.monotonic() - began)
     how = (
         f"in {about['seconds']:.1f} s with {about['model']} ({zoo.device}, {zoo.engine}, "
@@ -150,8 +156,7 @@ def go(pairs: Pairs, options: Options, settings: Settings, conduct: Conduct) -> 
     )
     how += "" if options.mask_only else f", {about['windows']} windows"
     verb = "searched" if options.mask_only else "restored"
-    go_on = "Interrupted; the same command with --resume goes on." if book else "Interrupted."
-    finish(items, about, verb, how, conduct, stopped=go_on if interrupted else None)
+    finish(items, about, verb, how, conduct, stopped=stopped, status=status)
 
 
 def _about(
