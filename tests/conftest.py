@@ -30,6 +30,7 @@ from redis.exceptions import RedisError
 from inpaint import catalogue, jobs
 from inpaint.catalogue import Card, WorkerCard
 from inpaint.settings import Settings
+from service.server import command as server_command
 from service.server import find_binary
 from worker.leases import BatchWorker, Claim
 
@@ -58,19 +59,21 @@ def until(true: Callable[[], object], seconds: float = START_SECONDS) -> None:
 
 @dataclass
 class Server:
-    """A real server on a unix socket of its own, with an append-only file."""
+    """A real server on a unix socket of its own: what it acknowledged, it has when started again.
+
+    It is that of `inpaint serve --embedded`, with `options` behind its own.
+    """
 
     folder: Path
+    options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: int = 0) -> str:
         return f"unix://{self.folder}/redis.sock?db={database}"
 
     def start(self) -> None:
-        socket_path = self.folder / "redis.sock"
-        command = [str(find_binary()), "--port", "0", "--unixsocket", str(socket_path)]
-        command += ["--dir", str(self.folder), "--appendonly", "yes", "--save", ""]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        command = server_command(find_binary(), self.folder, self.folder / "redis.sock")
+        self.process = subprocess.Popen([*command, *self.options])
         until(self._answers)
 
     def kill(self) -> None:
@@ -108,17 +111,17 @@ class Running:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The server of the whole run."""
-    with _server() as running:
+    """The server of the whole run; nothing kills it, so it writes no file."""
+    with _server("--appendonly", "no") as running:
         yield running
 
 
 @contextmanager
-def _server() -> Iterator[Server]:
+def _server(*options: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(
         prefix="inpaint-"
     ) as folder:  # short: socket paths are limited
-        running = Server(Path(folder))
+        running = Server(Path(folder), options)
         running.start()
         try:
             yield running
@@ -247,7 +250,8 @@ class ByHand:
         claims: list[Claim] = []
 
         def enough() -> bool:
-            claims.extend(claim for claim, _ in self.worker.claim(count - len(claims)))
+            room = count - len(claims), count - len(claims)
+            claims.extend(claim for claim, _ in self.worker.claim(room))
             return len(claims) == count
 
         until(enough)

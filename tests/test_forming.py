@@ -52,7 +52,7 @@ def test_nothing_waits(former):
 
 
 def test_tasks_give_windows_in_turn_and_each_in_its_order(former):
-    first, second = work("first", 7), work("second", 3)
+    first, second = (work(name, n, urgent=True) for name, n in (("first", 7), ("second", 3)))
     former.add(first)
     former.add(second)
     taken = []
@@ -64,7 +64,7 @@ def test_tasks_give_windows_in_turn_and_each_in_its_order(former):
 
     for one in (first, second):
         assert [window for name, window in taken if name == one.task.name] == list(one.windows)
-    assert not former.waiting
+    assert not any(former.waiting.values())
 
 
 def test_interactive_windows_go_first_and_an_albums_begin_every_fourth_batch(former):
@@ -85,8 +85,8 @@ def test_what_the_interactive_lane_leaves_free_is_the_albums(former):
 
 
 def test_models_have_batches_of_their_own_in_turn(former):
-    former.add(work("first", 8, model="a"))
-    former.add(work("second", 8, model="b"))
+    former.add(work("first", 8, model="a", urgent=True))
+    former.add(work("second", 8, model="b", urgent=True))
 
     assert [list(chosen(former)) for _ in range(4)] == [["first"], ["second"]] * 2
 
@@ -119,13 +119,13 @@ def test_batches_are_short_only_after_an_interactive_task_came(former):
 
 
 def test_as_many_tasks_are_wanted_as_fill_a_batch(former):
-    assert former.tasks() == 1  # nothing is known
+    assert former.tasks(urgent=False) == 1  # nothing is known
     former.add(work("one window", 1))
-    assert former.tasks() == 4
+    assert former.tasks(urgent=False) == 4
 
     for _ in range(30):
         former.add(work("many", 20))
-    assert former.tasks() <= 2
+    assert former.tasks(urgent=False) <= 2
 
 
 def test_the_expected_time_of_a_batch_is_the_shortest_seen_of_late(former):

@@ -33,7 +33,7 @@ class Inline:
         self.done = queue.SimpleQueue()
 
     def room(self, seconds):
-        return 4
+        return 4, 4
 
     def take(self, claim):
         self.taken.append(claim)
@@ -105,7 +105,7 @@ def admit(redis, settings):
 
 def claimed(worker, room=8):
     """The claims of one step; their jobs are ours."""
-    found = worker.claim(room)
+    found = worker.claim((room, room))
     assert not [fault for _, fault in found if fault]
     return [claim for claim, _ in found]
 
@@ -229,12 +229,12 @@ def test_who_hears_the_bell_without_a_job_for_its_models_passes_it_on_once(worke
     job = admit("other")
     first, second, third = worker(), worker(), worker("other")
     for deaf in (first, second):
-        assert deaf.claim(4, redis.blpop([jobs.BELL], 1)) == []
+        assert deaf.claim((4, 4), redis.blpop([jobs.BELL], 1)) == []
         assert redis.lrange(jobs.BELL, 0, -1) == [first.name.encode()]
-    ((claim, _),) = third.claim(4, redis.blpop([jobs.BELL], 1))
+    ((claim, _),) = third.claim((4, 4), redis.blpop([jobs.BELL], 1))
     assert claim.id == job
 
-    assert first.claim(4, (jobs.BELL, first.name.encode())) == []
+    assert first.claim((4, 4), (jobs.BELL, first.name.encode())) == []
     assert not redis.exists(jobs.BELL)
 
 
@@ -279,7 +279,7 @@ def test_jobs_of_a_claim_whose_answer_was_lost_are_claimed_again_and_not_held_ag
 
         own_server.process.send_signal(signal.SIGSTOP)
         with pytest.raises(RedisError):
-            mine.claim(2)
+            mine.claim((2, 2))
         own_server.process.send_signal(signal.SIGCONT)
 
         assert ids(claimed(mine, room=3)) == jobs_

@@ -54,12 +54,12 @@ class Sleeper:
 
     def room(self, seconds):
         if not self.slots.acquire(timeout=seconds):
-            return 0
+            return 0, 0
         free = 1
         while self.slots.acquire(blocking=False):
             free += 1
         self.slots.release(free)
-        return free
+        return free, free
 
     def take(self, claim):
         self.slots.acquire()

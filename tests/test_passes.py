@@ -109,8 +109,9 @@ def start():
     yield begin
     for batching in running:
         batching.close()
-        books = batching._begun, batching._coming, batching._decoded, batching._unlaid
-        assert (books, batching._alone, len(batching._former.waiting)) == ((0, 0, 0, 0), None, 0)
+        books = batching._begun, batching._coming.total(), batching._decoded, batching._unlaid
+        assert (books, batching._alone) == ((0, 0, 0, 0), None)
+        assert not any(batching._former.waiting.values())
 
 
 def specks(seed, count, level=100):

@@ -66,7 +66,7 @@ class Inline:
         self.done = queue.SimpleQueue()
 
     def room(self, seconds):
-        return 4
+        return 4, 4
 
     def take(self, claim):
         try:
@@ -229,7 +229,7 @@ def test_while_a_job_runs_rq_sees_it_and_who_runs_it(redis, settings, admit):
     admit()
     worker = BatchWorker(settings, ["grey"], Inline())
     worker.register_birth()
-    worker.claim(1)
+    worker.claim((1, 1))
     worker._report()
 
     job = Job.fetch(JOB, connection=redis, serializer=JSONSerializer)
@@ -251,7 +251,7 @@ def test_rqs_own_cleaner_returns_a_lost_job_and_does_not_fail_it(redis, settings
     job = InpaintJob(image=KEY, model="grey")
     admission.admit(redis, job, settings, share="client:a", size=10, job_id=JOB)
     worker = BatchWorker(settings, ["grey"], Inline())
-    ((claim, _),) = worker.claim(1)
+    ((claim, _),) = worker.claim((1, 1))
     time.sleep(1.6)  # RQ counts whole seconds
 
     registry = StartedJobRegistry(NAMES[0], connection=redis, serializer=JSONSerializer)
@@ -260,7 +260,7 @@ def test_rqs_own_cleaner_returns_a_lost_job_and_does_not_fail_it(redis, settings
     assert redis.lrange(f"rq:queue:{NAMES[0]}", 0, -1) == [JOB.encode()]
     worker.commit([(claim, OUTCOME)])  # too late
     assert redis.hget(f"rq:job:{JOB}", "status") == b"queued"
-    ((claim, _),) = worker.claim(1)
+    ((claim, _),) = worker.claim((1, 1))
     worker.commit([(claim, OUTCOME)])
     assert redis.hget(f"rq:job:{JOB}", "status") == b"finished"
     assert redis.xlen(f"rq:results:{JOB}") == 1
@@ -278,7 +278,7 @@ def test_a_job_failed_for_its_lost_workers_reads_like_one_that_rq_gave_up(redis,
         admission.admit(redis, job, settings, share="client:a", size=10, job_id=JOB)
         redis.hdel(f"rq:job:{JOB}", "retries_left")
         worker = BatchWorker(settings, ["grey"], Inline())
-        worker.claim(1)
+        worker.claim((1, 1))
         time.sleep(1.6)  # RQ counts whole seconds
         if ours:
             worker._held.clear()

@@ -21,7 +21,7 @@ import math
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -70,14 +70,14 @@ class Batching:
         self._most_unlaid = UNLAID_SHARE * most_pixels
         lock = threading.Lock()
         self._lock = lock
-        self._space = threading.Condition(lock)  # room() may have grown
+        self._space = threading.Condition(lock)  # a lane's room may have grown
         self._ready = threading.Condition(lock)  # a batch may have become due
         self._former = Former(fillers, batch_seconds)
         self._arrived: deque[Work] = deque()  # not begun
         self._parked: list[Work] = []  # fetched; too many pixels are decoded to open them
         self._begun = 0  # tasks
         self._alone: Work | None = None
-        self._coming = 0  # tasks of whose windows, of their pass, none is taken yet
+        self._coming = Counter[bool]()  # by urgency: tasks of whose pass no window is taken yet
         self._decoded = 0  # pixels
         self._unlaid = 0  # pixels
         self._flying: deque[float] = deque()  # of each batch the seconds that it takes at least
@@ -106,19 +106,23 @@ class Batching:
         with self._lock:
             self._former.came(task)
             self._arrived.append(Work(task))
-            self._coming += 1
+            self._coming[task.urgent] += 1
             self._begin()
 
-    def room(self, seconds: float) -> int:
-        """Wait at most `seconds` until tasks may be put; return how many, so that batches fill."""
-        deadline = time.monotonic() + seconds
+    def room(self, seconds: float) -> tuple[int, int]:
+        """Return how many interactive and bulk tasks may be put, so that batches fill.
+
+        Neither lane takes the other's room: many large pictures of an album keep no request waiting
+        to be begun.
+
+        Args:
+            seconds: to wait at most for one of the lanes that are full; 0 if none is.
+        """
         with self._lock:
-            while (room := self._room()) <= 0:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return 0
-                self._space.wait(left)
-            return room
+            full = [urgent for urgent in (True, False) if not self._room(urgent)]
+            if full:
+                self._space.wait_for(lambda: any(map(self._room, full)), seconds)
+            return self._room(True), self._room(False)
 
     def stalled(self) -> float:
         """How many seconds the longest running stage call has lasted; infinite if a thread died."""
@@ -169,7 +173,7 @@ class Batching:
     def _enter(self, work: Work, stage: Pass) -> None:
         """Begin a pass of a task."""
         with self._lock:
-            self._coming += work.taken > 0  # it brings windows once more
+            self._coming[work.task.urgent] += work.taken > 0  # it brings windows once more
             work.enter(stage)
             if work.windows:
                 self._former.add(work)
@@ -243,7 +247,9 @@ class Batching:
                     left = self._wait(batch)
                     if left <= 0:
                         self._fly(self._former.seconds(batch))
-                        self._coming -= self._former.take(batch)
+                        for work, _ in batch.parts:
+                            self._coming[work.task.urgent] -= work.taken == 0
+                        self._former.take(batch)
                         self._space.notify()
                         return batch
                 if not wait:
@@ -326,16 +332,16 @@ class Batching:
 
     # --- the books; with the lock held, but for `_end` -------------------------------------------
 
-    def _room(self) -> int:
+    def _room(self, urgent: bool) -> int:
         if self._alone or any(work.task.alone for work in self._arrived):
             return 0
-        tasks = self._former.tasks()
-        if busy := self._former.task_seconds():  # opening may take longer than filling
+        tasks = self._former.tasks(urgent=urgent)
+        if busy := self._former.task_seconds(urgent=urgent):  # opening may take longer than filling
             tasks += min(self._codecs, int(self._open_seconds / busy))
         most = max(LEAST_TASKS, tasks)
-        if len(self._former.waiting) >= STARTED * most or most - self._coming < PORTION * most:
-            return 0
-        return most - self._coming
+        left = most - self._coming[urgent]
+        full = len(self._former.waiting[urgent]) >= STARTED * most or left < PORTION * most
+        return 0 if full else left
 
     def _begin(self) -> None:
         """Begin what has arrived, in its order; a task that wants to be alone waits until it is."""
@@ -382,9 +388,8 @@ class Batching:
                 return
             work.ended = True
             self._begun -= 1
-            self._coming -= work.taken == 0
-            if work in self._former.waiting:
-                self._former.waiting.remove(work)
+            self._coming[work.task.urgent] -= work.taken == 0
+            self._former.gone(work)
             self._are_laid(work.fills)
             self._decoded -= work.pixels
             work.fills, work.stage = [], None

@@ -1,13 +1,13 @@
 -- Takes jobs of one model from its queues into leases of this worker, all in one step.
 -- KEYS: for each model its two queues, that of the preferred lane first.
--- ARGV: token (of this claim), lease (seconds), room (jobs), '1' if the worker holds nothing, '1' if an earlier claim
+-- ARGV: token (of this claim), lease (seconds), room (jobs) of either lane, as in KEYS, '1' if the worker holds nothing, '1' if an earlier claim
 -- with this token may have succeeded though its answer was lost, worker's name, now as RQ writes times (for the record
 -- only), the bell, what is rung there if no job is found ('': nothing).
 -- Returns whether jobs wait that were not taken (1 or 0), and for each that was {queue, id, leases lost, its hash as a list}.
 -- Whatever is written first frees memory, so that a full server still drains.
 
-local token, lease, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local idle, again = ARGV[4] == '1', ARGV[5] == '1'
+local token, lease, room = ARGV[1], tonumber(ARGV[2]), {tonumber(ARGV[3]), tonumber(ARGV[4])}
+local idle, again = ARGV[5] == '1', ARGV[6] == '1'
 
 if redis.call('EXISTS', 'rq:suspended') == 1 then
   return {0, {}}
@@ -45,10 +45,10 @@ local function head(key)
   end
 end
 
--- The oldest head of the preferred lane, else of the other: ids sort by time.
+-- The oldest head of the preferred lane, else of the other, where there is room: ids sort by time.
 local chosen, oldest
 for lane = 1, 2 do
-  for i = lane, #KEYS, 2 do
+  for i = lane, room[lane] > 0 and #KEYS or 0, 2 do
     local id = head(KEYS[i])
     if id and (not oldest or id < oldest) then
       chosen, oldest = i, id
@@ -59,19 +59,20 @@ for lane = 1, 2 do
   end
 end
 if not chosen then
-  if ARGV[9] ~= '' then -- a job of another worker's models may have come; only a hint, so a full server may refuse it
-    redis.pcall('RPUSH', ARGV[8], ARGV[9])
-    redis.pcall('LTRIM', ARGV[8], -8, -1)
+  if ARGV[10] ~= '' then -- a job of another worker's models may have come; only a hint, so a full server may refuse it
+    redis.pcall('RPUSH', ARGV[9], ARGV[10])
+    redis.pcall('LTRIM', ARGV[9], -8, -1)
   end
-  return {0, {}}
+  return {redis.call('EXISTS', unpack(KEYS)) > 0 and 1 or 0, {}}
 end
 
 local time = redis.call('TIME')
 local deadline = string.format('%.3f', time[1] + time[2] / 1e6 + lease)
 local partner = chosen % 2 == 1 and chosen + 1 or chosen - 1
 local taken = {}
-for _, key in ipairs({KEYS[chosen], KEYS[partner]}) do
-  while #taken < room do
+for _, i in ipairs({chosen, partner}) do
+  local key = KEYS[i]
+  while #taken < room[2 - i % 2] do
     local id, lost = head(key)
     if not id then
       break
@@ -81,8 +82,8 @@ for _, key in ipairs({KEYS[chosen], KEYS[partner]}) do
     end
     redis.call('LPOP', key)
     redis.call('ZADD', wip(key), deadline, id .. ':' .. token)
-    redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'worker_name', ARGV[6],
-      'started_at', ARGV[7], 'last_heartbeat', ARGV[7])
+    redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'worker_name', ARGV[7],
+      'started_at', ARGV[8], 'last_heartbeat', ARGV[8])
     taken[#taken + 1] = {key, id, lost, redis.call('HGETALL', 'rq:job:' .. id)}
     if lost > 0 then
       return {1, taken}

@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from inpaint import disk, journal
+from inpaint.disk import DiskFull
 from inpaint.errors import (
     InpaintError,
     Internal,
@@ -124,7 +125,9 @@ def work_through(
 
     Raises:
         KeyboardInterrupt: at Ctrl-C; what is done by then is written.
+        DiskFull: there is no room for results; items that found none have not ended.
     """
+    full: list[DiskFull] = []
     stages = Batching(
         work.zoo.everything,
         batch_seconds=settings.batch_seconds,
@@ -133,6 +136,11 @@ def work_through(
     with closing(stages), Tally(len(items)) as tally:
 
         def note(item: Item) -> None:
+            if isinstance(item.refusal, DiskFull):
+                full.append(item.refusal)
+                item.refusal = None
+                work.stopped.set()
+                return
             note_end(tally, item)
             if item.refusal is not None and not keep_going:
                 work.stopped.set()
@@ -142,6 +150,8 @@ def work_through(
         except KeyboardInterrupt:
             work.stopped.set()
             raise
+    if full:
+        raise full[0]
 
 
 def _feed(
@@ -150,7 +160,7 @@ def _feed(
     """Give the stages as many as they have room for; `note` each that has ended."""
     waiting, under_way = list(reversed(items)), 0
     while under_way or (waiting and not work.stopped.is_set()):
-        while waiting and not work.stopped.is_set() and stages.room(0):
+        while waiting and not work.stopped.is_set() and stages.room(0)[1]:
             stages.put(FileTask(waiting.pop(), work))
             under_way += 1
         try:

@@ -1,17 +1,19 @@
 """Which windows make the next batch. No threads here: `worker.batching` calls this under its lock.
 
 A task goes through passes, each with a model and windows of its own: one that finds the hole, one
-that fills it. A batch holds windows of one model and one size, taken in turn from the tasks that
-wait, whichever pass they are in. Those of the interactive lane go first, but every fourth batch
-begins with an album's. A batch is no larger than its filler finds worth giving at once, than has
-fitted into memory, and, while interactive tasks come in, than is filled in a short time: who comes
-next waits for it.
+that fills it. A batch holds windows of one model and one size, whichever pass their tasks are in.
+Those of the interactive lane go first, taken in turn from its tasks, but every fourth batch begins
+with an album's. Of those the oldest goes on until it has ended: it holds a whole picture. A batch
+is no larger than its filler finds worth giving at once, than has fitted into memory, and, while
+interactive tasks are under way, than is filled in a short time: who comes next waits for it.
 """
 
 import math
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from inpaint.highres import Pixels, Window
 
 TURNS = 4  # of so many batches one begins with an album's windows
-RECENT_SECONDS = 1.0  # interactive tasks of this age still keep batches short
+RECENT_SECONDS = 1.0  # after an interactive task has ended, batches are still kept short
 FORGET = 1.05  # a filler may become slower by this from batch to batch, to be believed at once
 NEWEST = 0.2  # weight of the newest of a mean
 
@@ -111,6 +113,7 @@ class Work:
     """A task under way, and how far it has come in its present pass."""
 
     task: Task
+    came: float = field(default_factory=time.monotonic)
     pixels: int = 0  # decoded, that count as in flight
     stage: Pass | None = None
     taken: int = 0  # windows given to batches
@@ -145,7 +148,7 @@ class Batch:
     model: str
     size: tuple[int, int]  # of each window
     parts: list[tuple[Work, list[Window]]]
-    full: bool  # more windows would not fit
+    full: bool  # what comes later would not change it
 
 
 class Former:
@@ -158,44 +161,59 @@ class Former:
             fillers: by the name of their model.
             batch_seconds: of a batch while interactive tasks come in.
         """
-        self.waiting: deque[Work] = deque()
+        self.waiting: dict[bool, deque[Work]] = {True: deque(), False: deque()}  # by urgency
         self._fillers = fillers
         self._batch_seconds = batch_seconds
         self._formed = 0
-        self._came = -math.inf  # when the last interactive task did
+        self._urgent = 0  # interactive tasks under way
+        self._left = -math.inf  # when the last of them ended
         self._fitted: dict[str, int] = {}  # pixels, after a batch did not fit into memory
         self._pace: dict[str, float] = {}  # seconds per pixel, of batches without trouble
-        self._area: dict[str, float] = {}  # pixels of all windows of a task, in the mean
-        self._model: str | None = None  # of the last batch
+        # Of each lane's tasks the latest model, and pixels of all windows, in the mean.
+        self._model: dict[bool, str] = {}
+        self._area: dict[tuple[bool, str], float] = {}
 
     def came(self, task: Task) -> None:
         """Hear of a new task."""
-        if task.urgent:
-            self._came = time.monotonic()
+        self._urgent += task.urgent
+
+    def gone(self, work: Work) -> None:
+        """Hear that a task has ended, whether it waits or not."""
+        urgent = work.task.urgent
+        with suppress(ValueError):
+            self.waiting[urgent].remove(work)
+        if urgent:
+            self._urgent -= 1
+            self._left = time.monotonic()
 
     def add(self, work: Work) -> None:
         """Let a task with a pass begun wait."""
-        model = work.model
+        urgent, model = work.task.urgent, work.model
         area: float = sum(math.prod(window.size) for window in work.windows)
         area = min(area, self._fillers[model].batch_pixels)  # one of many windows tells little
-        self._area[model] = area + (self._area.get(model, area) - area) * (1 - NEWEST)
-        self._model = model
-        self.waiting.append(work)
+        mean = self._area.get((urgent, model), area)
+        self._area[urgent, model] = area + (mean - area) * (1 - NEWEST)
+        self._model[urgent] = model
+        if urgent:
+            self.waiting[urgent].append(work)
+        else:
+            insort(self.waiting[urgent], work, key=lambda work: work.came)
 
     def choose(self) -> Batch | None:
         """Return the next batch without taking it; None if nothing waits."""
         album_first = self._formed % TURNS == TURNS - 1
         batch = None
         for urgent in (not album_first, album_first):
-            ready = [work for work in self.waiting if work.task.urgent == urgent]
-            if ready and batch is None:
-                model, size = ready[0].model, ready[0].windows[ready[0].taken].size
+            line = self.waiting[urgent]
+            if line and batch is None:
+                model, size = line[0].model, line[0].windows[line[0].taken].size
+                waits = self._short and not urgent  # until an interactive one may have come
                 left = max(1, self._most(model) // math.prod(size))
                 chosen: dict[Work, list[Window]] = {}
                 batch = Batch(model, size, [], full=False)
             if batch is None:
                 continue
-            turn = deque(work for work in ready if work.model == batch.model)
+            turn = deque(work for work in line if work.model == batch.model)
             while turn and left:
                 work = turn.popleft()
                 windows = chosen.get(work, [])
@@ -203,40 +221,41 @@ class Former:
                 if place < len(work.windows) and work.windows[place].size == batch.size:
                     chosen.setdefault(work, windows).append(work.windows[place])
                     left -= 1
-                    turn.append(work)
+                    (turn.append if urgent else turn.appendleft)(work)
         if batch is not None:
             batch.parts = list(chosen.items())
-            batch.full = left == 0
+            batch.full = left == 0 and not waits
         return batch
 
-    def take(self, batch: Batch) -> int:
-        """Take a batch out; return how many of its tasks brought their first windows."""
+    def take(self, batch: Batch) -> None:
+        """Take a batch out."""
         self._formed += 1
-        new = 0
         for work, windows in batch.parts:
-            new += work.taken == 0
             work.taken += len(windows)
-            self.waiting.remove(work)
-            if work.taken < len(work.windows):
-                self.waiting.append(work)
-        return new
+            line, left = self.waiting[work.task.urgent], work.taken < len(work.windows)
+            if work.task.urgent or not left:
+                line.remove(work)
+                if left:
+                    line.append(work)
 
-    def tasks(self) -> int:
-        """How many tasks of the latest kind fill a batch, 1 or more."""
-        if self._model is None:
+    def tasks(self, *, urgent: bool) -> int:
+        """How many tasks of a lane's latest kind fill a batch, 1 or more."""
+        model = self._model.get(urgent)
+        if model is None:
             return 1
-        return max(1, math.ceil(self._most(self._model) / max(1.0, self._area[self._model])))
+        return max(1, math.ceil(self._most(model) / max(1.0, self._area[urgent, model])))
 
     def seconds(self, batch: Batch) -> float:
         """How long a batch will take at least, as far as is known."""
         count = sum(len(windows) for _, windows in batch.parts)
         return self._pace.get(batch.model, 0.0) * count * math.prod(batch.size)
 
-    def task_seconds(self) -> float:
-        """How long the windows of a task of the latest kind take, as far as is known."""
-        if self._model is None:
+    def task_seconds(self, *, urgent: bool) -> float:
+        """How long the windows of a task of a lane's latest kind take, as far as is known."""
+        model = self._model.get(urgent)
+        if model is None:
             return 0.0
-        return self._pace.get(self._model, 0.0) * self._area[self._model]
+        return self._pace.get(model, 0.0) * self._area[urgent, model]
 
     def measured(self, model: str, pixels: int, seconds: float) -> None:
         """Learn how long a batch took."""
@@ -247,10 +266,15 @@ class Former:
         """Learn that a batch of so many pixels did not fit into memory."""
         self._fitted[model] = min(pixels // 2, self._fitted.get(model, pixels))
 
+    @property
+    def _short(self) -> bool:
+        """Whether batches are kept short."""
+        return self._urgent > 0 or time.monotonic() - self._left < RECENT_SECONDS
+
     def _most(self, model: str) -> int:
         """Pixels of a batch, at most."""
         most = self._fillers[model].batch_pixels
         most = min(most, self._fitted.get(model, most))
-        if time.monotonic() - self._came < RECENT_SECONDS and self._pace.get(model):
+        if self._short and self._pace.get(model):
             most = min(most, int(self._batch_seconds / self._pace[model]))
         return most

@@ -41,6 +41,7 @@ from inpaint.settings import Settings
 
 BELL_SECONDS = 1  # redis-py gives up an answer after jobs.SOCKET_SECONDS, so wait for less
 WAIT_SECONDS = 0.2  # for the stages, before a signal is looked for
+FULL_SECONDS = 0.02  # for room for what waits, before the other lane is looked at again
 AWAY_SECONDS = 0.5  # between attempts while Redis is away
 RECORD_SECONDS = 30  # for which RQ shows a worker that was killed
 BULK_EVERY = 4  # claims: the last of so many prefers the bulk lane, so that it never starves
@@ -69,13 +70,14 @@ class Claim:
 
 Claimed = tuple[Claim, Exception | None]  # with the reason why it cannot be run, if there is one
 Ending = dict[str, Any] | Exception | None  # Outcome as JSON | a bug | dropped: nothing to commit
+Room = tuple[int, int]  # jobs of each lane, as in LANES
 
 
 class Stages(Protocol):
     """What the queue needs of those who do the work."""
 
-    def room(self, seconds: float) -> int:
-        """Wait at most `seconds` until jobs may be taken; return how many (0: none yet)."""
+    def room(self, seconds: float) -> Room:
+        """Return how many jobs may be taken; wait at most `seconds` for a lane that is full."""
 
     def take(self, claim: Claim) -> None:
         """Begin with a job. Never blocks, never raises."""
@@ -140,18 +142,23 @@ class BatchWorker(SimpleWorker):
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[list[Claimed], Any] | None:
         """Wait for room, then for jobs; None when asked to stop, or (RQ's burst) none is left."""
-        rung = None
+        rung, seconds = None, FULL_SECONDS if self._more else 0.0
         while not self._stop_requested:
-            room = self._room()
-            if not room:
+            room = self._room(seconds)
+            seconds = FULL_SECONDS
+            if not any(room):
                 continue
             try:
                 if self._more and (claimed := self.claim(room, rung)):
                     return claimed, self.queues[0]
+                rung = None  # it is passed on
+                if self._more and not all(room):  # what there is no room for waits
+                    continue
                 if timeout is None and not self._held:
                     break
                 self._more = True  # whatever is heard, or nothing: it is time to look again
                 rung = self.connection.blpop([BELL], timeout=BELL_SECONDS)
+                seconds = 0.0  # a request may have come
             except RedisError as error:
                 log.warning("cannot take jobs, going on trying: %s", error)
                 time.sleep(AWAY_SECONDS)
@@ -202,25 +209,26 @@ class BatchWorker(SimpleWorker):
     # suspended, reap.lua cleans: RQ's own cleaners would fail lost jobs beside it.
     set_state = heartbeat = check_for_suspension = run_maintenance_tasks = subscribe = _nothing
 
-    def _room(self) -> int:
+    def _room(self, seconds: float) -> Room:
         with self._changed:
             if any(claim.alone for claim in self._held):
                 self._changed.wait(WAIT_SECONDS)
-                return 0
-        return self._stages.room(WAIT_SECONDS)
+                return 0, 0
+        return self._stages.room(seconds)
 
-    def claim(self, room: int, rung: Sequence[bytes | str] | None = None) -> list[Claimed]:
-        """Take at most so many jobs, of one model, into leases.
+    def claim(self, room: Room, rung: Sequence[bytes | str] | None = None) -> list[Claimed]:
+        """Take jobs of one model into leases, no more than the larger of both rooms in all.
 
         Args:
-            room: how many.
+            room: how many of each lane.
             rung: what was taken from the bell, as `blpop` returns it. Where there is no job for us
                 it is passed on: each idle worker hears it once.
         """
         ring = as_text(rung[1]) if rung else ""
         ring = {self.name: "", "1": self.name}.get(ring, ring)
         lane: Lane = "bulk" if self._claims % BULK_EVERY == BULK_EVERY - 1 else "interactive"
-        words: list[Any] = [self._token, self._settings.lease_seconds, room]
+        rooms = room if lane == "interactive" else room[::-1]
+        words: list[Any] = [self._token, self._settings.lease_seconds, *rooms]
         words += [int(not self._held), int(self._unsure), self.name, utcformat(now()), BELL, ring]
         self._unsure = True
         more, found = self._run["claim"](keys=self._keys[lane], args=words)

@@ -20,7 +20,7 @@ from models.filler import out_of_memory
 
 from .batching import Batching
 from .forming import Pass
-from .leases import Claim, Ending
+from .leases import Claim, Ending, Room
 from .pipeline import Options, Restoration
 from .rate import Rate
 from .zoo import Zoo
@@ -50,8 +50,8 @@ class Workshop:
             most_pixels=2 * settings.max_pixels,
         )
 
-    def room(self, seconds: float) -> int:
-        """Wait at most `seconds` until jobs may be taken; return how many."""
+    def room(self, seconds: float) -> Room:
+        """Wait at most `seconds` for a lane that is full; return what room there is then."""
         return self._batching.room(seconds)
 
     def take(self, claim: Claim) -> None:
