@@ -1,5 +1,6 @@
 """`inpaint album`: real folders, a real service, clients that are killed, servers that go."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inpaint import disk
 from inpaint.cli import main
 from inpaint.picture import decode
 from inpaint.settings import Settings
@@ -252,6 +254,25 @@ def test_an_album_that_is_deleted_is_said_to_be_gone_and_resume_makes_another(
     assert run(*command, "--resume") == 0
     assert len(written()) == COUNT
     assert album_of(serving)["id"] != gone["id"]
+
+
+def test_a_full_disk_ends_the_client_and_the_album_goes_on(many, serving, capsys):
+    command = [*many, "--server", serving.url, "--keep-going"]
+    Path("out").mkdir()
+    for number in range(1, COUNT):  # the kernel answers that there is no room for them
+        digest = hashlib.sha256(f"{number:02}.png".encode()).hexdigest()[: disk.DIGITS]
+        Path("out", f".inpaint-{digest}.part").symlink_to("/dev/full")
+    assert run(*command) == 1
+    said = capsys.readouterr().err
+    assert said.count("No space left on device") == 1
+    assert "--resume goes on" in said
+    assert album_of(serving)["counts"]["canceled"] == 0
+    begun = album_of(serving)["id"]
+    for part in Path("out").glob(".*.part"):
+        part.unlink()
+    assert run(*command, "--resume") == 0
+    assert len(written()) == COUNT
+    assert album_of(serving)["id"] == begun
 
 
 def test_more_photographs_than_an_album_may_have_become_two(here, serving):
