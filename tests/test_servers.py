@@ -70,6 +70,7 @@ def test_another_database_of_the_queues_server_is_spoken_of(server, caplog):
 
 def test_a_store_that_does_not_suit_pictures_is_spoken_of(own_server, configure, server, caplog):
     configure("maxmemory-policy", "allkeys-lru")
+    configure("maxmemory", "0")
     check_blobs(own_server.url(), server.url())
     assert "evicts by allkeys-lru" in caplog.text
     assert "has no maxmemory" in caplog.text
