@@ -36,13 +36,18 @@ for j = first, #ARGV, 6 do
   items = redis.call('RPUSH', key .. ':items', item)
   redis.call('RPUSH', key .. ':states', state)
   redis.call('HSET', key .. ':names', name, items)
-  if waits == '1' then
-    redis.call('RPUSH', key .. ':pending', '{"item":' .. items .. ',' .. string.sub(entry, 2))
-    waiting = true
-  else
-    local status = string.match(state, '^%S+')
+  local status, print = string.match(state, '^(%S+) %S+ (%S+)')
+  local same = '' -- numbers of those of the same content that wait: the first is run, and all end as it does
+  if waits == '1' and print ~= '-' then
+    same = redis.call('HGET', key .. ':same', print) or ''
+    redis.call('HSET', key .. ':same', print, same .. items .. ' ')
+  end
+  if waits ~= '1' then
     redis.call('HINCRBY', key, status, 1)
     redis.call('RPUSH', key .. ':log', items .. ' ' .. status)
+  elseif same == '' then
+    redis.call('RPUSH', key .. ':pending', '{"item":' .. items .. ',' .. string.sub(entry, 2))
+    waiting = true
   end
   answer[#answer + 1] = items
 end

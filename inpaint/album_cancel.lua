@@ -5,7 +5,7 @@
 
 local album = ARGV[1]
 local key = 'inpaint:album:' .. album
-redis.call('UNLINK', key .. ':pending')
+redis.call('UNLINK', key .. ':pending', key .. ':same')
 redis.call('LREM', 'inpaint:albums', 0, album)
 redis.call('SET', key .. ':canceled', 1, 'EX', ARGV[2])
 redis.call('HSET', key, 'canceled_at', ARGV[4], 'closed', 1)

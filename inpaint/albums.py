@@ -4,12 +4,14 @@
     inpaint:album:ID:items    list: each `Item` as JSON, in input order
     inpaint:album:ID:states   list: of each item `STATUS JOB PRINT OUTCOME`, as `State` reads it
     inpaint:album:ID:names    hash: the name of an item, as names are compared, and its number
+    inpaint:album:ID:same     hash: a PRINT, and the numbers of the items that wait and have it
     inpaint:album:ID:log      list: `NUMBER STATUS` of each change, in order
     inpaint:done:PRINT        string: `ID NUMBER` of an item that succeeded with this content
 
 The jobs wait in `feeder`. A state changes in the step that ends its job (settle.lua), so that all
 counts are right whenever a process dies; an item that is run again has another job, and what
-becomes of the former one no longer counts. All keys expire; pictures are blobs.
+becomes of the former one no longer counts. Of items with one print that come while one of them
+waits the first is run, and all end as it does. All keys expire; pictures are blobs.
 """
 
 import json
@@ -410,7 +412,7 @@ def forget(redis: Redis, settings: Settings, album: str) -> list[str]:
     """
     cancel(redis, settings, album)
     found = [key for known in photos(redis, album) for key in blobs(known)]
-    parts = ("", ":items", ":states", ":names", ":log", ":pending")
+    parts = ("", ":items", ":states", ":names", ":log", ":pending", ":same")
     with _answering():
         redis.unlink(*(_key(album) + part for part in parts))
     return sorted(set(found))

@@ -27,7 +27,7 @@ end
 
 -- All keys of an album live on for as long as those of its youngest change.
 local function keep(album, seconds)
-  for _, part in ipairs({'', ':items', ':states', ':names', ':log', ':pending'}) do
+  for _, part in ipairs({'', ':items', ':states', ':names', ':log', ':pending', ':same'}) do
     redis.call('EXPIRE', 'inpaint:album:' .. album .. part, seconds)
   end
 end
@@ -57,6 +57,13 @@ local function ending(id)
   return 'failed', cjson.encode({problem = problem})
 end
 
+-- An item has ended.
+local function close(key, item, id, print, status, outcome)
+  redis.call('LSET', key .. ':states', item - 1, status .. ' ' .. id .. ' ' .. print .. ' ' .. outcome)
+  redis.call('HINCRBY', key, status, 1)
+  redis.call('RPUSH', key .. ':log', item .. ' ' .. status)
+end
+
 -- A job of an album has ended: its item says so from now on. One that is run again meanwhile, or forgotten, does not.
 local function fold(id, album, item)
   local key = 'inpaint:album:' .. album
@@ -67,11 +74,23 @@ local function fold(id, album, item)
   end
   local queue, kept = unpack(redis.call('HMGET', 'rq:job:' .. id, 'origin', 'result_ttl'))
   local status, outcome = ending(id)
-  redis.call('LSET', key .. ':states', item - 1, status .. ' ' .. id .. ' ' .. print .. ' ' .. outcome)
-  redis.call('HINCRBY', key, status, 1)
-  redis.call('RPUSH', key .. ':log', item .. ' ' .. status)
+  close(key, item, id, print, status, outcome)
   if status == 'succeeded' then
     redis.call('SET', 'inpaint:done:' .. print, album .. ' ' .. item, 'EX', kept)
+  end
+  local same = redis.call('HGET', key .. ':same', print) or '' -- itself, and those that end as it does
+  if tonumber(string.match(same, '^%d+')) == item then
+    redis.call('HDEL', key .. ':same', print)
+    for number in string.gmatch(same, '%d+') do
+      local own = string.match(redis.call('LINDEX', key .. ':states', number - 1), '^queued (%S+)')
+      if own then
+        close(key, number, own, print, status, outcome)
+        if status == 'succeeded' then
+          local text = redis.call('LINDEX', key .. ':items', number - 1)
+          redis.call('LSET', key .. ':items', number - 1, string.sub(text, 1, -2) .. ',"reused":true}')
+        end
+      end
+    end
   end
   keep(album, kept)
   local soon = tonumber(redis.call('TIME')[1]) + AFTERWARDS

@@ -203,8 +203,10 @@ def add_mask(intake: Intake, album: Album, form: Form) -> tuple[Photo, bool]:
             raise JobNotFinished(f"{known.item.name} has just changed; try again.")
         keep.add(form.mask.key)
         now = albums.photo(intake.redis, intake.settings, album.id, known.number)
-        if outcome := known.state.outcome:  # its former mask may be that of others too
-            for key in {outcome.result, outcome.mask} - {None, *albums.blobs(now)}:
+        if outcome := known.state.outcome:  # its files may be those of others too
+            photos = albums.photos(intake.redis, album.id)
+            used = {key for photo in photos for key in albums.blobs(photo)}
+            for key in {outcome.result, outcome.mask} - {None, *used}:
                 intake.blobs.delete(str(key))
         return now, True
     finally:

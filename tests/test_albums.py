@@ -254,6 +254,48 @@ def test_a_known_outcome_is_found_until_its_checkpoint_or_album_is_another(
     assert albums.done(redis, state.print, None) is None
 
 
+def twins(count):
+    """Items of one content, as `photos`."""
+    ((item, state),) = photos(1)
+    return [(item.model_copy(update={"name": f"{n}.png"}), state) for n in range(count)]
+
+
+def test_items_of_one_content_are_run_once_and_end_together(redis, settings, by_hand):
+    album = albums.create(redis, settings, [*twins(2), *photos(1, 9)], expect=9, is_open=True)
+    assert feed(redis, settings) == 2
+    first, other = by_hand.claim(2)
+    (late,) = [albums.add(redis, settings, album, *twins(3)[2])]
+    assert late == 4
+    by_hand.commit(other)
+    assert counts(redis, settings, album) == {"succeeded": 1, "running": 1, "queued": 2}
+    by_hand.commit(first)
+    assert counts(redis, settings, album) == {"succeeded": 4}
+    found = list(albums.photos(redis, album))
+    assert [photo.item.reused for photo in found] == [False, True, False, True]
+    assert found[0].state.outcome == found[1].state.outcome == found[3].state.outcome
+    assert [number for number, _ in albums.changes(redis, album, 0)] == [3, 1, 2, 4]
+    assert not redis.exists(f"inpaint:album:{album}:same", "inpaint:load")
+
+
+def test_items_of_one_content_fail_and_are_canceled_and_tried_again(redis, settings, by_hand):
+    album = albums.create(redis, settings, twins(3))
+    feed(redis, settings)
+    (claim,) = by_hand.claim(1)
+    by_hand.commit(claim, ending={"model": "telea", "problem": PROBLEM})
+    assert counts(redis, settings, album) == {"failed": 3}
+    assert albums.retry(redis, settings, album) == 3
+    albums.cancel(redis, settings, album)
+    assert counts(redis, settings, album) == {"canceled": 3}
+    album = albums.create(redis, settings, twins(3))
+    feed(redis, settings)
+    albums.cancel(redis, settings, album)
+    assert counts(redis, settings, album) == {"canceled": 3}
+    assert albums.retry(redis, settings, album) == 3
+    while feed(redis, settings):
+        by_hand.commit(*by_hand.claim(3))
+    assert counts(redis, settings, album) == {"succeeded": 3}
+
+
 def test_a_photograph_takes_less_than_a_kilobyte(redis, settings, by_hand):
     """However it ends: in the state in which most of an album's memory is for most of its time."""
     count = 600
