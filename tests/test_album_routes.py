@@ -61,7 +61,7 @@ def ended(service, answer, eventually):
     """The album and its items once all is done."""
     assert answer.status_code == 202, answer.text
     path = answer.headers["location"]
-    eventually(lambda: service.client.get(path).json()["status"] in ENDED, seconds=30)
+    eventually(lambda: service.client.get(path).json()["status"] in ENDED)
     items = service.client.get(f"{path}/items?limit=500").json()["items"]
     return service.client.get(path).json(), items
 
