@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from io import BytesIO
 
@@ -181,7 +180,7 @@ def test_redis_may_go_and_come_back_and_sigterm_lets_a_job_end(
 
     with start(settings) as worker, jobs.connect(settings) as redis:
         own_server.kill()
-        time.sleep(1.5)  # so that the worker has noticed
+        eventually(lambda: "going on trying" in worker.log())
         own_server.start()
         first = submit(image, mask)
         eventually(lambda: status(redis, first, settings) == "succeeded")
@@ -196,11 +195,11 @@ def test_redis_may_go_and_come_back_and_sigterm_lets_a_job_end(
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_worker_whose_redis_is_away(own_server, start, tmp_path):
+def test_sigterm_ends_a_worker_whose_redis_is_away(own_server, start, tmp_path, eventually):
     settings = Settings(data=tmp_path, redis_url=own_server.url())
     with start(settings) as worker:
         own_server.kill()
-        time.sleep(1.5)  # so that the worker has noticed
+        eventually(lambda: "going on trying" in worker.log())
         worker.send_signal(signal.SIGTERM)
 
         assert worker.wait(20) == 0
