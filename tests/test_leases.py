@@ -48,6 +48,9 @@ class Inline:
         except queue.Empty:
             return []
 
+    def discard(self, ending):
+        pass
+
     def stalled(self):
         return 0.0
 
@@ -410,7 +413,7 @@ def test_a_job_canceled_while_it_runs_stays_canceled_and_its_worker_learns_of_it
 
     mine.renew_and_reap()
     assert not claim.live
-    mine.commit([(claim, OUTCOME)])
+    assert mine.commit([(claim, OUTCOME)]) == [OUTCOME]
 
     assert status(redis, job) == "canceled"
     assert redis.xlen(f"rq:results:{job}") == 0
@@ -452,7 +455,7 @@ def test_a_second_commit_of_the_same_claim_changes_nothing(worker, admit, redis)
     held = dict(mine._held)
     mine.commit([(claim, OUTCOME)])
     mine._held.update(held)  # as if the answer had been lost
-    mine.commit([(claim, OUTCOME)])
+    assert mine.commit([(claim, OUTCOME)]) == []
     assert redis.xlen(f"rq:results:{job}") == redis.llen("inpaint:reply:g") == 1
 
 

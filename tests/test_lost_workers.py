@@ -87,6 +87,9 @@ class Sleeper:
         self.handed += 1
         return found
 
+    def discard(self, ending):
+        pass
+
     def stalled(self):
         return time.monotonic() - self.stuck if self.stuck else 0.0
 

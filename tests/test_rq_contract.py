@@ -80,6 +80,9 @@ class Inline:
         except queue.Empty:
             return []
 
+    def discard(self, ending):
+        pass
+
     def stalled(self):
         return 0.0
 

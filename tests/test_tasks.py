@@ -186,6 +186,16 @@ def test_a_job_that_is_no_longer_live_is_dropped(shops, blobs, image, mask):
     assert endings(shop, 2) == {first: None, second: None}
 
 
+def test_what_nobody_will_have_leaves_no_file(shops, blobs, image, mask):
+    shop, one = shops(), claim(blobs.put(image), blobs.put(mask))
+    shop.take(one)
+    ending = endings(shop)[one]
+    assert len(list(blobs.folder.iterdir())) == 3
+    for each in (ending, ValueError("a bug")):
+        shop.discard(each)
+    assert len(list(blobs.folder.iterdir())) == 2
+
+
 def test_a_job_past_its_time_is_a_problem_that_states_the_limit(shops, blobs, image, mask):
     late = claim(blobs.put(image), blobs.put(mask), age=100.0)
 

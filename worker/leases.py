@@ -45,6 +45,7 @@ FULL_SECONDS = 0.02  # for room for what waits, before the other lane is looked 
 AWAY_SECONDS = 0.5  # between attempts while Redis is away
 RECORD_SECONDS = 30  # for which RQ shows a worker that was killed
 BULK_EVERY = 4  # claims: the last of so many prefers the bulk lane, so that it never starves
+COMMITTED, CANCELED = 1, 2  # verdicts of commit.lua
 
 SCRIPTS = {
     name: SETTLE + (Path(__file__).parent / f"{name}.lua").read_text()
@@ -84,6 +85,9 @@ class Stages(Protocol):
 
     def ended(self, seconds: float) -> list[tuple[Claim, Ending]]:
         """Wait at most `seconds` for at least one that has ended; each is handed out once."""
+
+    def discard(self, ending: Ending) -> None:
+        """Delete the files of an ending that nobody will have."""
 
     def stalled(self) -> float:
         """Seconds that the longest running call of a stage has lasted; 0.0 if none runs."""
@@ -263,22 +267,31 @@ class BatchWorker(SimpleWorker):
     def _commit_until_drained(self) -> None:
         while not self._drained.is_set():
             if ended := self._stages.ended(WAIT_SECONDS):
-                self.commit(ended)
+                for ending in self.commit(ended):
+                    self._stages.discard(ending)
         self._committed.set()
 
-    def commit(self, ended: list[tuple[Claim, Ending]]) -> None:
-        """End jobs, however long Redis is away: what was worked out is kept until then."""
+    def commit(self, ended: list[tuple[Claim, Ending]]) -> list[Ending]:
+        """End jobs, however long Redis is away: what was worked out is kept until then.
+
+        Returns:
+            The endings of canceled jobs: nobody has them, nor will.
+        """
+        canceled: list[Ending] = []
         worth = [(claim, ending) for claim, ending in ended if ending is not None]
         words = [word for claim, ending in worth for word in self._record(claim, ending)]
         if words:
             mine = _insist("cannot commit", lambda: self._run["commit"](args=words))
-            for (claim, _), ours in zip(worth, mine, strict=True):
-                if not ours:
+            for (claim, ending), verdict in zip(worth, mine, strict=True):
+                if verdict != COMMITTED:
                     log.info("%s: canceled, lost, or committed already: nothing written", claim.id)
+                if verdict == CANCELED:
+                    canceled.append(ending)
         with self._changed:
             for claim, _ in ended:
                 del self._held[claim]
             self._changed.notify_all()
+        return canceled
 
     def _record(self, claim: Claim, ending: dict[str, Any] | Exception) -> list[Any]:
         """The arguments of commit.lua for one job: what RQ itself writes when it ends."""

@@ -84,6 +84,13 @@ class Workshop:
             self._settled.notify_all()
         return found
 
+    def discard(self, ending: Ending) -> None:
+        """Delete the files of an ending that nobody will have."""
+        if isinstance(ending, dict):
+            for name in ("result", "mask"):
+                if name in ending:
+                    self.blobs.delete(ending[name])
+
     def stalled(self) -> float:
         """Seconds that the longest running call of a stage has lasted."""
         return self._batching.stalled()
