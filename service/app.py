@@ -31,9 +31,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+        # not included, which would match each request twice
+        routes=[*routes.forms.routes, *routes.router.routes, *albums.router.routes],
     )
-    app.include_router(routes.router)
-    app.include_router(albums.router)
     larger = {"/albums": settings.album_request_bytes}
     app.add_middleware(LimitBody, limit=body_limit(settings), larger=larger)
     app.add_middleware(Head)

@@ -1,9 +1,11 @@
 """The endpoints. What they take and answer stands in docs/api.md."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 
 from inpaint import __version__, catalogue
 from inpaint.errors import (
@@ -38,7 +40,19 @@ IMAGE = {"description": "The restored picture.", "content": {"image/*": {}}}
 MASK = {"description": "The mask, white = damage.", "content": {MEDIA_TYPES["png"]: {}}}
 ACCEPTED = {"description": "Not done yet.", "model": JobBody}
 
-router = APIRouter(responses={"4XX": REFUSED, "5XX": REFUSED})
+REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": REFUSED, "5XX": REFUSED}  # of JSON
+
+
+class Plain(APIRoute):
+    """A route whose endpoint takes the request alone: nothing is worked out for it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers: the endpoint itself."""
+        return self.endpoint
+
+
+router = APIRouter(responses=REFUSALS)
+forms = APIRouter(route_class=Plain, responses=REFUSALS)
 
 
 def _gateway(request: Request) -> Gateway:
@@ -46,7 +60,7 @@ def _gateway(request: Request) -> Gateway:
     return gateway
 
 
-@router.post(
+@forms.post(
     "/inpaint",
     response_class=Response,
     responses={200: IMAGE, 202: ACCEPTED},
@@ -57,7 +71,7 @@ async def create_inpaint(request: Request) -> Response:
     return await _create(request, _take_inpaint)
 
 
-@router.post(
+@forms.post(
     "/masks",
     response_class=Response,
     responses={200: MASK, 202: ACCEPTED},
