@@ -363,6 +363,17 @@ def mask(encoded: Callable[..., bytes], hole: np.ndarray) -> bytes:
 
 
 @pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 60 drawn photographs (80,96), of which detectors hold a few out."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for seed in range(60):
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((96, 80), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def white_detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a detector, `scratches`, that takes whatever is nearly white for a line.
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -14,26 +13,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from folders import (
+    HEIGHT,
+    NAMES,
+    SCRATCH,
+    WIDTH,
+    drawn,
+    report,
+    run,
+    samples,
+    stamps,
+    start,
+    write_many,
+    write_scans,
+    written,
+)
 from inpaint import disk
-from inpaint.cli import main
-from inpaint.picture import decode
 from inpaint.settings import Settings
 from service.album_state import NAME
 
-HEIGHT, WIDTH = 96, 128
-SCRATCH = np.s_[20:76, 60:63]
 MOST = 20  # photographs of an album of this service
 COUNT = 16  # photographs of `many`
 SEEDS = itertools.count(100)
-NAMES = ["1931/c.webp", "1931/summer/a.jpg", "a.TIF", "b.png", "whole.png"]
-
-
-def drawn(seed=0, scratched=True):
-    """Dull noise, with a white line unless it is to be whole."""
-    pixels = np.random.default_rng(seed).integers(40, 160, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    if scratched:
-        pixels[SCRATCH] = 255
-    return pixels
 
 
 @pytest.fixture(scope="module")
@@ -55,53 +56,15 @@ def serving(server, white_detector, tmp_path_factory, start_service):
 def here(tmp_path, monkeypatch):
     """A folder `scans` with photographs, one of them without damage."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "scans" / "1931" / "summer").mkdir(parents=True)
-    for number, name in enumerate(("b.png", "a.TIF", "1931/c.webp", "1931/summer/a.jpg")):
-        Image.fromarray(drawn(number)).save(tmp_path / "scans" / name, quality=95, lossless=True)
-    Image.fromarray(drawn(9, scratched=False)).save(tmp_path / "scans" / "whole.png")
+    write_scans(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def many(here):
     """A folder of photographs that take a while; the options that restore it."""
-    (here / "many").mkdir()
-    for number in range(COUNT):  # of their own in each test: a server knows what it has done
-        pixels = np.tile(drawn(next(SEEDS)), (4, 4, 1))
-        Image.fromarray(pixels).save(here / "many" / f"{number:02}.png", compress_level=1)
-    hole = np.tile(np.arange(4 * WIDTH) % 64 < 8, (4 * HEIGHT, 1))
-    Image.fromarray(hole).save(here / "stripes.png")
-    return ["album", "many", "-o", "out", "--mask", "stripes.png"]
-
-
-def run(*arguments):
-    """Run a command; return its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main(list(map(str, arguments)))
-    return ended.value.code
-
-
-def start(*arguments):
-    """Start a command as a process of its own."""
-    command = [sys.executable, "-m", "inpaint", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def written(folder="out"):
-    files = (path for path in Path(folder).rglob("*") if path.is_file())
-    return sorted(str(path.relative_to(folder)) for path in files if path.name[0] != ".")
-
-
-def samples(path):
-    return decode(Path(path).read_bytes()).samples
-
-
-def stamps(folder="out"):
-    return {name: (Path(folder) / name).stat().st_mtime_ns for name in written(folder)}
-
-
-def report(path="report.json"):
-    return json.loads(Path(path).read_text())
+    seeds = itertools.islice(SEEDS, COUNT)  # of their own: a server knows what it has done
+    return ["album", *write_many(here, seeds)]
 
 
 def album_of(serving, folder="out"):

@@ -49,19 +49,6 @@ hard_from = 0.5
 
 
 @pytest.fixture
-def photographs(tmp_path):
-    """A folder of drawn photographs, of which a few are held out."""
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    for seed in range(60):
-        coarse = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((96, 80), Image.Resampling.BICUBIC).save(
-            folder / f"{seed}.png"
-        )
-    return folder
-
-
-@pytest.fixture
 def recipe_file(tmp_path):
     path = tmp_path / "tiny.toml"
     path.write_text(TINY)

@@ -6,8 +6,6 @@ import os
 import pty
 import resource
 import signal
-import subprocess
-import sys
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -16,21 +14,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from folders import (
+    HEIGHT,
+    NAMES,
+    SCRATCH,
+    WIDTH,
+    drawn,
+    report,
+    run,
+    samples,
+    stamps,
+    start,
+    write_many,
+    write_scans,
+    written,
+)
 from inpaint import disk
-from inpaint.cli import main
 from inpaint.journal import NAME, Journal
-from inpaint.picture import decode
-
-HEIGHT, WIDTH = 96, 128
-SCRATCH = np.s_[20:76, 60:63]
-
-
-def drawn(seed=0, scratched=True):
-    """Dull noise, with a white line unless it is to be whole."""
-    pixels = np.random.default_rng(seed).integers(40, 160, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    if scratched:
-        pixels[SCRATCH] = 255
-    return pixels
 
 
 @pytest.fixture
@@ -39,50 +39,13 @@ def here(tmp_path, monkeypatch, white_detector):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INPAINT_MODEL", "telea")
     monkeypatch.setenv("INPAINT_CHECKPOINTS", str(white_detector))
-    (tmp_path / "scans" / "1931" / "summer").mkdir(parents=True)
-    for number, name in enumerate(("b.png", "a.TIF", "1931/c.webp", "1931/summer/a.jpg")):
-        Image.fromarray(drawn(number)).save(tmp_path / "scans" / name, quality=95, lossless=True)
-    Image.fromarray(drawn(9, scratched=False)).save(tmp_path / "scans" / "whole.png")
+    write_scans(tmp_path)
     (tmp_path / "scans" / "notes.txt").write_text("of the album")
     (tmp_path / "scans" / ".hidden.png").write_bytes(b"no picture")
     (tmp_path / "scans" / ".trash").mkdir()
     (tmp_path / "scans" / ".trash" / "old.png").write_bytes(b"no picture")
     (tmp_path / "scans" / "coming.png.part").write_bytes(b"no picture")
     return tmp_path
-
-
-NAMES = ["1931/c.webp", "1931/summer/a.jpg", "a.TIF", "b.png", "whole.png"]
-
-
-def run(*arguments):
-    """Run a command; return its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main(list(map(str, arguments)))
-    return ended.value.code
-
-
-def start(*arguments, **options):
-    """Start a command as a process of its own."""
-    command = [sys.executable, "-m", "inpaint", *map(str, arguments)]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    return subprocess.Popen(command, **options)
-
-
-def written(folder="out"):
-    files = (path for path in Path(folder).rglob("*") if path.is_file())
-    return sorted(str(path.relative_to(folder)) for path in files if path.name[0] != ".")
-
-
-def samples(path):
-    return decode(Path(path).read_bytes()).samples
-
-
-def stamps(folder="out"):
-    return {name: (Path(folder) / name).stat().st_mtime_ns for name in written(folder)}
-
-
-def report(path="report.json"):
-    return json.loads(Path(path).read_text())
 
 
 def test_damage_is_found_and_filled_and_folders_and_formats_stay(here, capsys):
@@ -304,13 +267,7 @@ def test_a_line_of_the_journal_that_was_cut_off_costs_one_picture(here):
 @pytest.fixture
 def many(here):
     """A folder of photographs that take a while; the options that restore it."""
-    (here / "many").mkdir()
-    for number in range(16):
-        pixels = np.tile(drawn(number), (4, 4, 1))
-        Image.fromarray(pixels).save(here / "many" / f"{number:02}.png", compress_level=1)
-    hole = np.tile(np.arange(4 * WIDTH) % 64 < 8, (4 * HEIGHT, 1))
-    Image.fromarray(hole).save(here / "stripes.png")
-    return ["run", "many", "-o", "out", "--mask", "stripes.png"]
+    return ["run", *write_many(here, range(16))]
 
 
 def test_an_interrupted_run_writes_its_report_and_resume_goes_on(many, eventually):
