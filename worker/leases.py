@@ -41,7 +41,8 @@ from inpaint.settings import Settings
 
 BELL_SECONDS = 1  # redis-py gives up an answer after jobs.SOCKET_SECONDS, so wait for less
 WAIT_SECONDS = 0.2  # for the stages, before a signal is looked for
-FULL_SECONDS = 0.02  # for room for what waits, before the other lane is looked at again
+ROOM_SECONDS = 0.005  # for room for bulk jobs that wait, then
+FULL_SECONDS = 0.02  # for the bell of a request, and so on in turn: albums are fast or slow
 AWAY_SECONDS = 0.5  # between attempts while Redis is away
 RECORD_SECONDS = 30  # for which RQ shows a worker that was killed
 BULK_EVERY = 4  # claims: the last of so many prefers the bulk lane, so that it never starves
@@ -146,23 +147,21 @@ class BatchWorker(SimpleWorker):
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[list[Claimed], Any] | None:
         """Wait for room, then for jobs; None when asked to stop, or (RQ's burst) none is left."""
-        rung, seconds = None, FULL_SECONDS if self._more else 0.0
+        rung, seconds = None, ROOM_SECONDS if self._more else 0.0
         while not self._stop_requested:
             room = self._room(seconds)
-            seconds = FULL_SECONDS
-            if not any(room):
+            if not room[0]:
+                seconds = WAIT_SECONDS
                 continue
             try:
                 if self._more and (claimed := self.claim(room, rung)):
                     return claimed, self.queues[0]
-                rung = None  # it is passed on
-                if self._more and not all(room):  # what there is no room for waits
-                    continue
                 if timeout is None and not self._held:
                     break
+                full = self._more and not room[1]
                 self._more = True  # whatever is heard, or nothing: it is time to look again
-                rung = self.connection.blpop([BELL], timeout=BELL_SECONDS)
-                seconds = 0.0  # a request may have come
+                rung = self.connection.blpop([BELL], timeout=FULL_SECONDS if full else BELL_SECONDS)
+                seconds = 0.0 if rung else ROOM_SECONDS
             except RedisError as error:
                 log.warning("cannot take jobs, going on trying: %s", error)
                 time.sleep(AWAY_SECONDS)
