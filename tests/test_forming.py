@@ -77,6 +77,30 @@ def test_interactive_windows_go_first_and_an_albums_begin_every_fourth_batch(for
     assert batches[4:] == [{"request": 4}] * 2 + [{"album": 4}] * 2
 
 
+def test_an_albums_oldest_picture_is_finished_before_the_next_one_begins(former):
+    oldest, second = work("oldest", 6), work("second", 6)
+    for one in (second, oldest):  # though it is opened later
+        former.add(one)
+    assert [chosen(former) for _ in range(2)] == [{"oldest": 4}, {"oldest": 2, "second": 2}]
+
+    oldest.enter(work("oldest", 5, model="b").stage)
+    former.add(oldest)
+
+    assert [chosen(former) for _ in range(3)] == [{"oldest": 4}, {"oldest": 1}, {"second": 4}]
+    assert not any(former.waiting.values())
+
+
+def test_an_albums_batch_waits_for_requests_while_there_are_some(former):
+    request = work("request", 4, urgent=True)
+    former.add(work("album", 8))
+    assert former.choose().full
+
+    former.came(request.task)
+    assert not former.choose().full
+    former.add(request)
+    assert former.choose().full  # it is the request's
+
+
 def test_what_the_interactive_lane_leaves_free_is_the_albums(former):
     former.add(work("album", 9))
     former.add(work("request", 1, urgent=True))
@@ -109,13 +133,18 @@ def test_what_did_not_fit_into_memory_is_halved_and_a_window_always_goes(former)
     assert chosen(former) == {"large": 1}
 
 
-def test_batches_are_short_only_after_an_interactive_task_came(former):
+def test_batches_are_short_only_while_an_interactive_task_is_under_way(former, monkeypatch):
     former.add(work("album", 20))
     former.measured("a", SIDE * SIDE, 0.5)  # seconds for a window; a batch may take one
     assert chosen(former) == {"album": 4}
 
-    former.came(Task("request", urgent=True))
+    request = work("request", 1, urgent=True)
+    former.came(request.task)
     assert chosen(former) == {"album": 2}
+    former.gone(request)
+    assert chosen(former) == {"album": 2}  # another may follow it
+    monkeypatch.setattr("worker.forming.RECENT_SECONDS", 0.0)
+    assert chosen(former) == {"album": 4}
 
 
 def test_as_many_tasks_are_wanted_as_fill_a_batch(former):

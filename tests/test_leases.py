@@ -106,9 +106,9 @@ def admit(redis, settings):
     return put
 
 
-def claimed(worker, room=8):
+def claimed(worker, room=(8, 8)):
     """The claims of one step; their jobs are ours."""
-    found = worker.claim((room, room))
+    found = worker.claim(room)
     assert not [fault for _, fault in found if fault]
     return [claim for claim, _ in found]
 
@@ -160,7 +160,7 @@ def test_each_fourth_claim_prefers_bulk(worker, admit):
         admit(lane="bulk")
     mine = worker()
 
-    lanes = [claim.lane for _ in range(8) for claim in claimed(mine, room=1)]
+    lanes = [claim.lane for _ in range(8) for claim in claimed(mine, (1, 1))]
 
     assert lanes == [*["interactive"] * 3, "bulk"] * 2
 
@@ -168,8 +168,32 @@ def test_each_fourth_claim_prefers_bulk(worker, admit):
 def test_no_more_are_claimed_than_there_is_room_for(worker, admit):
     jobs_ = [admit() for _ in range(5)]
     mine = worker()
-    assert ids(claimed(mine, room=3)) == jobs_[:3]
-    assert ids(claimed(mine, room=3)) == jobs_[3:]
+    assert ids(claimed(mine, (3, 3))) == jobs_[:3]
+    assert ids(claimed(mine, (3, 3))) == jobs_[3:]
+
+
+def test_a_lane_without_room_is_left_and_the_other_is_not(worker, admit, redis):
+    album, mine = [admit(lane="bulk") for _ in range(2)], worker()
+    assert mine.claim((4, 0)) == []
+    assert mine._more  # jobs wait, though there is no room for them
+
+    request = admit()
+
+    for _ in range(3):  # also when it is the album's turn
+        assert claimed(mine, (0, 0)) == []
+        assert ids(claimed(mine, (4, 0))) == [request]
+        request = admit()
+    assert ids(claimed(mine, (0, 1))) == album[:1]
+    assert ids(claimed(mine, (1, 2))) == [request, album[1]]
+
+
+def test_a_ring_for_a_lane_without_room_is_passed_on(worker, admit, redis):
+    job, full, free = admit(lane="bulk"), worker(), worker()
+
+    assert full.claim((4, 0), redis.blpop([jobs.BELL], 1)) == []
+
+    ((claim, _),) = free.claim((4, 4), redis.blpop([jobs.BELL], 1))
+    assert claim.id == job
 
 
 def test_a_claimed_job_is_started_and_leased(worker, admit, redis):
@@ -285,7 +309,7 @@ def test_jobs_of_a_claim_whose_answer_was_lost_are_claimed_again_and_not_held_ag
             mine.claim((2, 2))
         own_server.process.send_signal(signal.SIGCONT)
 
-        assert ids(claimed(mine, room=3)) == jobs_
+        assert ids(claimed(mine, (3, 3))) == jobs_
         assert redis.zcard("rq:wip:v2.interactive.grey") == 3
         assert not any(redis.hexists(f"rq:job:{each}", "lost") for each in jobs_)
     mine.connection.close()
@@ -377,7 +401,7 @@ def test_what_came_out_is_committed_and_who_waits_is_told(worker, admit, redis, 
 def test_many_are_committed_at_once(worker, admit, redis):
     jobs_ = [admit() for _ in range(20)]
     mine = worker()
-    claims = claimed(mine, room=20)
+    claims = claimed(mine, (20, 20))
 
     mine.commit([(claim, {"model": "grey", "windows": n}) for n, claim in enumerate(claims)])
 
@@ -476,7 +500,7 @@ def test_a_lease_that_is_renewed_outlives_its_length(worker, admit, redis):
 
 def test_jobs_of_a_lost_worker_return_to_the_front_in_their_order(worker, admit, redis):
     jobs_ = [admit() for _ in range(4)]
-    claimed(worker(), room=3)
+    claimed(worker(), (3, 3))
     let_leases_run_out()
 
     worker().renew_and_reap()
@@ -588,7 +612,7 @@ def test_what_rq_empty_left_in_the_load_is_forgotten_once_nothing_is_unfinished(
     for _ in range(3):
         admit(lane="bulk")
     mine = worker()
-    (claim,) = claimed(mine, room=1)
+    (claim,) = claimed(mine, (1, 1))
     Queue("v2.bulk.grey", connection=redis, serializer=JSONSerializer).empty()
     mine.renew_and_reap()
     assert load(redis)["bulk"] == 3
@@ -612,7 +636,7 @@ def test_a_full_server_still_drains_also_by_a_worker_that_starts_then(
         put = lambda: admission.admit(redis, job, settings, share="client:a", size=1)  # noqa: E731
         jobs_ = [put() for _ in range(20)]
         lost = BatchWorker(settings, ["grey"], Inline())
-        claimed(lost, room=2)
+        claimed(lost, (2, 2))
         redis.config_set("maxmemory-policy", "noeviction")
         redis.config_set("maxmemory", 1)
         with pytest.raises(OutOfMemoryError):
