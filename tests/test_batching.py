@@ -660,3 +660,22 @@ def test_a_small_picture_passes_large_ones_that_are_opened_or_wait_to_be(start):
     assert not any(task.ended.is_set() for task in large)
     gate.set()
     assert [task.wait().endings for task in large] == [[None]] * 4
+
+
+def test_beside_requests_an_albums_pictures_of_a_megapixel_are_large(start, monkeypatch):
+    monkeypatch.setattr("worker.forming.RECENT_SECONDS", SECONDS)
+    gate = threading.Event()
+    batching = start(grey=Grey(), threads=2)
+    former, request = Task(*specks(0, 1)), Task(*specks(1, 1))
+    batching.put(former)
+    former.wait()
+    album = [Task(*specks(seed, 1, height=1024, width=1024), urgent=False) for seed in range(3)]
+    for task in album:
+        task.before_open = lambda: gate.wait(SECONDS)
+        batching.put(task)
+    batching.put(request)
+
+    assert request.wait().endings == [None]
+    assert not any(task.ended.is_set() for task in album)
+    gate.set()
+    assert [task.wait().endings for task in album] == [[None]] * 3

@@ -2,7 +2,7 @@
 
 import threading
 
-from worker.calls import LARGE, Calls
+from worker.calls import Calls
 
 
 def called(calls: Calls, *, large: bool) -> object:
@@ -12,8 +12,8 @@ def called(calls: Calls, *, large: bool) -> object:
 
 def test_a_thread_that_takes_all_gets_calls_in_their_order():
     calls, seen = Calls(), []
-    for name, pixels in (("a", 0), ("b", LARGE), ("c", 0), ("d", 2 * LARGE)):
-        calls.put(lambda name=name: seen.append(name), pixels=pixels)
+    for name, large in (("a", False), ("b", True), ("c", False), ("d", True)):
+        calls.put(lambda name=name: seen.append(name), large=large)
     for _ in range(4):
         called(calls, large=True)
     assert seen == ["a", "b", "c", "d"]
@@ -21,8 +21,8 @@ def test_a_thread_that_takes_all_gets_calls_in_their_order():
 
 def test_a_thread_that_is_kept_for_small_pictures_passes_large_ones():
     calls, seen = Calls(), []
-    calls.put(lambda: seen.append("large"), pixels=LARGE)
-    calls.put(lambda: seen.append("small"), pixels=LARGE - 1)
+    calls.put(lambda: seen.append("large"), large=True)
+    calls.put(lambda: seen.append("small"))
     called(calls, large=False)
     assert seen == ["small"]
     called(calls, large=True)
@@ -33,7 +33,7 @@ def test_a_thread_that_waits_for_small_ones_is_not_woken_for_good_by_a_large_one
     calls, seen = Calls(), []
     thread = threading.Thread(target=lambda: called(calls, large=False))
     thread.start()
-    calls.put(lambda: seen.append("large"), pixels=LARGE)
+    calls.put(lambda: seen.append("large"), large=True)
     calls.put(lambda: seen.append("small"))
     thread.join(10)
     assert seen == ["small"]

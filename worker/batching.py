@@ -31,7 +31,7 @@ import numpy as np
 
 from inpaint.highres import Pixels
 
-from .calls import LARGE, Calls
+from .calls import Calls
 from .filling import Filling
 from .forming import NEWEST, Batch, Filler, Former, Pass, Task, Work
 
@@ -41,6 +41,8 @@ STARTED = 4  # times as many tasks may have windows left as may have none taken
 PORTION = 0.25  # of a batch: who brings tasks is asked for no fewer, for each time costs something
 ALBUMS_SHARE = 0.75  # of the decoded pixels: the rest is kept for interactive tasks
 UNLAID_SHARE = 0.25  # fills may wait to be laid, likewise
+LARGE = 4_000_000  # pixels: from here on decoding takes a noticeable time
+ALBUMS_LARGE = 1_000_000  # likewise, for an album's while interactive tasks are under way
 MARGIN_SECONDS = 0.002  # for which a batch is ready too early rather than too late
 
 log = logging.getLogger("inpaint.worker")
@@ -328,7 +330,7 @@ class Batching:
                 self._unlaid += _pixels([fill])
                 if not work.laying:
                     work.laying = True
-                    self._calls.put(partial(self._lay, work), pixels=work.pixels)
+                    self._calls.put(partial(self._lay, work), large=self._large(work))
 
     # --- the books; with the lock held, but for `_end` -------------------------------------------
 
@@ -364,16 +366,21 @@ class Batching:
             waits = False
             for work in [work for work in self._parked if work.task.urgent == urgent]:
                 full = self._decoded + work.pixels > share * self._most_pixels and self._decoded
-                if full or (waits and work.pixels >= LARGE):
+                if full or (waits and self._large(work)):
                     waits = True
                     continue
                 self._parked.remove(work)
                 self._decoded += work.pixels
-                if work is mine and work.pixels < LARGE:
+                if work is mine and not self._large(work):
                     at_once = True
                 else:
-                    self._calls.put(partial(self._open, work), pixels=work.pixels)
+                    self._calls.put(partial(self._open, work), large=self._large(work))
         return at_once
+
+    def _large(self, work: Work) -> bool:
+        """Say whether other pictures may pass this one where it is decoded and encoded."""
+        album = not work.task.urgent and self._former.short
+        return work.pixels >= (ALBUMS_LARGE if album else LARGE)
 
     def _are_laid(self, fills: list[Pixels]) -> None:
         """Count fills as no longer waiting."""

@@ -10,8 +10,6 @@ from collections.abc import Callable
 
 Call = Callable[[], None]
 
-LARGE = 4_000_000  # pixels: from here on decoding takes a noticeable time
-
 
 class Calls:
     """Calls in two lines. Methods are for any thread."""
@@ -24,11 +22,11 @@ class Calls:
         self._count = 0
         self._closed = False
 
-    def put(self, call: Call, *, pixels: int = 0) -> None:
-        """Let a call wait; `pixels` are those of the picture that it works on as a whole."""
+    def put(self, call: Call, *, large: bool = False) -> None:
+        """Let a call wait; `large`: it works on a large picture as a whole."""
         with self._changed:
             self._count += 1
-            if pixels >= LARGE:
+            if large:
                 self._large.append((self._count, call))
                 self._changed.notify_all()  # not every thread may take it
             else:

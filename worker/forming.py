@@ -207,7 +207,7 @@ class Former:
             line = self.waiting[urgent]
             if line and batch is None:
                 model, size = line[0].model, line[0].windows[line[0].taken].size
-                waits = self._short and not urgent  # until an interactive one may have come
+                waits = self.short and not urgent  # until an interactive one may have come
                 left = max(1, self._most(model) // math.prod(size))
                 chosen: dict[Work, list[Window]] = {}
                 batch = Batch(model, size, [], full=False)
@@ -267,14 +267,14 @@ class Former:
         self._fitted[model] = min(pixels // 2, self._fitted.get(model, pixels))
 
     @property
-    def _short(self) -> bool:
-        """Whether batches are kept short."""
+    def short(self) -> bool:
+        """Whether interactive tasks are, or were just now, under way: batches are kept short."""
         return self._urgent > 0 or time.monotonic() - self._left < RECENT_SECONDS
 
     def _most(self, model: str) -> int:
         """Pixels of a batch, at most."""
         most = self._fillers[model].batch_pixels
         most = min(most, self._fitted.get(model, most))
-        if self._short and self._pace.get(model):
+        if self.short and self._pace.get(model):
             most = min(most, int(self._batch_seconds / self._pace[model]))
         return most
