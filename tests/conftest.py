@@ -37,6 +37,10 @@ from worker.leases import BatchWorker, Claim
 START_SECONDS = 60.0
 GOLDEN = Path(__file__).parent / "golden"
 
+# For torch, which is not yet imported, and for processes: what is computed here is too small for
+# more threads, and those that wait for each other on a busy machine make it slower by far.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's `&` leaves it so, to children too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -229,6 +229,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_running_job(tmp_path, capfd):
 def test_a_corrupt_checkpoint_stops_everything_with_its_name(tmp_path, monkeypatch):
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors at all")
     monkeypatch.setenv("INPAINT_CHECKPOINTS", str(tmp_path))
+    monkeypatch.setenv("INPAINT_MODELS", "telea,broken")
 
     ending = serve(tmp_path / "data", 0)
 
