@@ -4,6 +4,7 @@ import json
 import queue
 import signal
 import time
+import zlib
 
 import pytest
 from redis import Redis
@@ -356,11 +357,13 @@ def test_a_payload_that_is_no_dict_fails_and_is_not_run(arguments, run_all, redi
 
 
 @pytest.mark.parametrize(
-    "broken", [{"data": b"\x80pickle"}, {"timeout": "soon"}, {"enqueued_at": "now"}], ids=str
+    "broken", [b"\x80pickle", zlib.compress(b"\xff"), b"7", b"[" * 100_000], ids=range(4)
 )
-def test_a_record_that_cannot_be_read_fails_and_takes_nothing_along(broken, run_all, admit, redis):
+def test_data_that_cannot_be_read_fail_their_job_and_take_nothing_along(
+    broken, run_all, admit, redis
+):
     bad, good = admit(), admit()
-    redis.hset(f"rq:job:{bad}", mapping=broken)
+    redis.hset(f"rq:job:{bad}", "data", broken)
 
     assert ids(run_all().taken) == [good]
 
@@ -368,6 +371,16 @@ def test_a_record_that_cannot_be_read_fails_and_takes_nothing_along(broken, run_
     for key in (f"rq:job:{bad}", f"rq:results:{bad}"):
         assert 0 < redis.ttl(key) <= 86_400  # RQ's own default is a year
     assert load(redis) == {}
+
+
+@pytest.mark.parametrize("kept", ["", "-1", "long"])
+def test_fields_that_only_rq_reads_keep_no_job_from_being_run(kept, run_all, admit, redis):
+    job = admit()
+    fields = {"timeout": "soon", "enqueued_at": "now", "result_ttl": kept}
+    redis.hset(f"rq:job:{job}", mapping=fields)
+    run_all()
+    assert status(redis, job) == "finished"
+    assert 86_000 < redis.ttl(f"rq:job:{job}") <= 86_400  # as long as the worker's settings say
 
 
 def test_a_record_without_data_fails(run_all, redis):

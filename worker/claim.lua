@@ -3,7 +3,7 @@
 -- ARGV: token (of this claim), lease (seconds), room (jobs) of either lane, as in KEYS, '1' if the worker holds nothing, '1' if an earlier claim
 -- with this token may have succeeded though its answer was lost, worker's name, now as RQ writes times (for the record
 -- only), the bell, what is rung there if no job is found ('': nothing).
--- Returns whether jobs wait that were not taken (1 or 0), and for each that was {queue, id, leases lost, its hash as a list}.
+-- Returns whether jobs wait that were not taken (1 or 0), and for each that was {queue, id, leases lost, its data}.
 -- Whatever is written first frees memory, so that a full server still drains.
 
 local token, lease, room = ARGV[1], tonumber(ARGV[2]), {tonumber(ARGV[3]), tonumber(ARGV[4])}
@@ -84,7 +84,7 @@ for _, i in ipairs({chosen, partner}) do
     redis.call('ZADD', wip(key), deadline, id .. ':' .. token)
     redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'worker_name', ARGV[7],
       'started_at', ARGV[8], 'last_heartbeat', ARGV[8])
-    taken[#taken + 1] = {key, id, lost, redis.call('HGETALL', 'rq:job:' .. id)}
+    taken[#taken + 1] = {key, id, lost, redis.call('HGET', 'rq:job:' .. id, 'data')}
     if lost > 0 then
       return {1, taken}
     end

@@ -1,7 +1,7 @@
 """Jobs under lease: RQ's worker, three steps of which are scripts that do all or nothing.
 
     CLAIM   queue -> lease            claim.lua
-    COMMIT  lease -> ended            commit.lua: RQ's own writes, replayed while the lease holds
+    COMMIT  lease -> ended            commit.lua: what RQ writes, while the lease holds
     REAP    lost lease -> front of its queue, or failed    reap.lua, which also renews our leases
 
 A job may be run twice, and ends once. All that is known about RQ's inside is known here: what is
@@ -11,6 +11,7 @@ left behind with what RQ's own worker leaves. Nothing is imported or called beca
 Three threads: the main one claims, one commits, one renews and watches.
 """
 
+import json
 import logging
 import os
 import signal
@@ -20,18 +21,20 @@ import time
 import traceback
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
-from zlib import compress
+from zlib import compress, decompress
+from zlib import error as NotCompressed
 
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import SimpleWorker, worker_registration
-from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import as_text, now, utcformat
 from rq.worker import WorkerStatus
@@ -48,9 +51,10 @@ RECORD_SECONDS = 30  # for which RQ shows a worker that was killed
 BULK_EVERY = 4  # claims: the last of so many prefers the bulk lane, so that it never starves
 COMMITTED, CANCELED = 1, 2  # verdicts of commit.lua
 
+FOLDER = Path(__file__).parent
+BEFORE = SETTLE + (FOLDER / "finish.lua").read_text()  # stands before each script
 SCRIPTS = {
-    name: SETTLE + (Path(__file__).parent / f"{name}.lua").read_text()
-    for name in ("claim", "commit", "reap")
+    name: BEFORE + (FOLDER / f"{name}.lua").read_text() for name in ("claim", "commit", "reap")
 }
 
 log = logging.getLogger("inpaint.worker")
@@ -68,6 +72,15 @@ class Claim:
     alone: bool  # it has lost a worker before: nothing else is in flight beside it
     began: float  # time.monotonic() of the claim
     live: bool = True  # False once it is cancelled or its lease is lost: work on it no further
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a claim is held by."""
+
+    queue: str  # RQ's name of it
+    token: str
+    began: datetime
 
 
 Claimed = tuple[Claim, Exception | None]  # with the reason why it cannot be run, if there is one
@@ -122,7 +135,7 @@ class BatchWorker(SimpleWorker):
         keys = self.queue_keys()  # of each model the interactive lane's, then the bulk lane's
         swapped = [key for pair in zip(keys[1::2], keys[::2], strict=True) for key in pair]
         self._keys: dict[Lane, list[str]] = {"interactive": keys, "bulk": swapped}
-        self._held: dict[Claim, tuple[Job, str]] = {}  # with the token of its lease
+        self._held: dict[Claim, Lease] = {}
         self._changed = threading.Condition()  # guards `_held`, told when it shrinks
         self._claims = 0
         self._more = True  # as far as is known there are jobs; a claim says so, or the bell
@@ -232,7 +245,8 @@ class BatchWorker(SimpleWorker):
         lane: Lane = "bulk" if self._claims % BULK_EVERY == BULK_EVERY - 1 else "interactive"
         rooms = room if lane == "interactive" else room[::-1]
         words: list[Any] = [self._token, self._settings.lease_seconds, *rooms]
-        words += [int(not self._held), int(self._unsure), self.name, utcformat(now()), BELL, ring]
+        began = now()
+        words += [int(not self._held), int(self._unsure), self.name, utcformat(began), BELL, ring]
         self._unsure = True
         more, found = self._run["claim"](keys=self._keys[lane], args=words)
         self._unsure, self._more = False, bool(more)
@@ -240,27 +254,23 @@ class BatchWorker(SimpleWorker):
             return []
         self._claims += 1
         token, self._token = self._token, uuid4().hex
-        return [self._hold(token, *fields) for fields in found]
+        return [self._hold(token, began, *fields) for fields in found]
 
     def _hold(
-        self, token: str, key: bytes, job_id: bytes, lost: int, fields: list[bytes]
+        self, token: str, began: datetime, key: bytes, job_id: bytes, lost: int, data: bytes | None
     ) -> Claimed:
         """Read a job that was claimed."""
-        job = Job(as_text(job_id), connection=self.connection, serializer=JSONSerializer)
-        job.data = b""
         payload: dict[str, Any] = {}
         fault = None
         try:
-            job.restore(dict(zip(fields[::2], fields[1::2], strict=True)))
-            payload = _payload(job)
-        except Exception as error:  # noqa: BLE001  # RQ raises many kinds; all are this job's fault
+            payload = _payload(data)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this job's fault
             fault = error
-            job.failure_ttl = self._settings.result_ttl_seconds  # RQ would keep it for a year
-        job.origin = as_text(key).removeprefix(self.queue_class.redis_queue_namespace_prefix)
+        queue = as_text(key).removeprefix(self.queue_class.redis_queue_namespace_prefix)
         lane: Lane = "bulk" if as_text(key) in self._keys["bulk"][::2] else "interactive"
-        claim = Claim(job.id, payload, lane, bool(lost), time.monotonic())
+        claim = Claim(as_text(job_id), payload, lane, bool(lost), time.monotonic())
         with self._changed:
-            self._held[claim] = job, token
+            self._held[claim] = Lease(queue, token, began)
         return claim, fault
 
     def _commit_until_drained(self) -> None:
@@ -278,8 +288,10 @@ class BatchWorker(SimpleWorker):
         """
         canceled: list[Ending] = []
         worth = [(claim, ending) for claim, ending in ended if ending is not None]
-        words = [word for claim, ending in worth for word in self._record(claim, ending)]
-        if words:
+        if worth:
+            at, kept = now(), self._settings.result_ttl_seconds
+            words = [self.key, self.name, utcformat(at), at.timestamp(), kept]
+            words += [word for claim, ending in worth for word in self._record(claim, ending)]
             mine = _insist("cannot commit", lambda: self._run["commit"](args=words))
             for (claim, ending), verdict in zip(worth, mine, strict=True):
                 if verdict != COMMITTED:
@@ -293,34 +305,16 @@ class BatchWorker(SimpleWorker):
         return canceled
 
     def _record(self, claim: Claim, ending: dict[str, Any] | Exception) -> list[Any]:
-        """The arguments of commit.lua for one job: what RQ itself writes when it ends."""
-        job, token = self._held[claim]
-        writes = self.connection.pipeline()  # only records: it is never executed
-        job.ended_at = job.last_heartbeat = now()
-        job.started_at = job.started_at or job.ended_at
-        facts: Any = {
-            "pipeline": writes,
-            "worker_name": self.name,
-            "execution_id": token,
-            "execution_started_at": job.started_at,
-            "execution_ended_at": job.ended_at,
-        }
+        """The arguments of commit.lua for one job; how it ended as RQ writes a Result."""
+        lease = self._held[claim]
         if isinstance(ending, Exception):
             log.error("%s failed", claim.id, exc_info=ending)
-            job.set_status(JobStatus.FAILED, pipeline=writes)
-            job._handle_failure("".join(traceback.format_exception(ending)), **facts)
-            self.increment_failed_job_count(writes)
+            text = compress("".join(traceback.format_exception(ending)).encode())
         else:
-            job._result = ending
-            kept = job.get_result_ttl(self.default_result_ttl)
-            self.increment_successful_job_count(writes)
-            job._handle_success(kept, **facts)
-            job.cleanup(kept, pipeline=writes, remove_from_queue=False)
-        self.increment_total_working_time(job.ended_at - job.started_at, writes)
-        words = [job.origin, job.id, token, len(writes.command_stack)]
-        for command, _ in writes.command_stack:
-            words += [len(command), *command]
-        return words
+            text = json.dumps(ending).encode()
+        status = "failed" if isinstance(ending, Exception) else "finished"
+        began = lease.began.timestamp()
+        return [lease.queue, claim.id, lease.token, began, status, b64encode(text)]
 
     def _beat_until_committed(self) -> None:
         away = False
@@ -347,11 +341,11 @@ class BatchWorker(SimpleWorker):
         words += [self._settings.max_lost, kept, utcformat(now())]
         words += [b64encode(compress(why.encode())), BELL]  # as RQ writes the text of a Result
         with self._changed:
-            held = [(claim, job, token) for claim, (job, token) in self._held.items() if claim.live]
-        for _, job, token in held:
-            words += [job.origin, job.id, token]
+            held = [(claim, own) for claim, own in self._held.items() if claim.live]
+        for claim, own in held:
+            words += [own.queue, claim.id, own.token]
         server_time, *ours = self._run["reap"](args=words)
-        for (claim, _, _), still in zip(held, ours, strict=True):
+        for (claim, _), still in zip(held, ours, strict=True):
             claim.live = bool(still)
         beat_at, self._beat_at = self._beat_at, float(server_time)
         if beat_at and self._beat_at - beat_at > lease / 2:  # Redis, or we, were away
@@ -368,13 +362,18 @@ class BatchWorker(SimpleWorker):
                 pipeline.execute()
 
 
-def _payload(job: Job) -> dict[str, Any]:
+def _payload(data: bytes | None) -> dict[str, Any]:
     """What a job asks for. Its function's name is a label: it is neither imported nor called."""
-    if job.func_name != INPAINT_TASK or job.instance is not None:
-        raise ValueError(f"the task {job.func_name!r} is not {INPAINT_TASK!r}: not run")
-    if len(job.args) != 1 or not isinstance(job.args[0], dict) or job.kwargs:
+    if data is None:
+        raise ValueError("a job without data: not run")
+    with suppress(NotCompressed):  # RQ compresses them, `inpaint.admission` does not
+        data = decompress(data)
+    function, instance, args, kwargs = json.loads(data)
+    if function != INPAINT_TASK or instance is not None:
+        raise ValueError(f"the task {function!r} is not {INPAINT_TASK!r}: not run")
+    if len(args) != 1 or not isinstance(args[0], dict) or kwargs:
         raise ValueError(f"{INPAINT_TASK} takes one InpaintJob as a dict and nothing else: not run")
-    return job.args[0]
+    return args[0]
 
 
 def _or_end(run: Callable[[], None]) -> None:

@@ -1,5 +1,5 @@
 -- One beat of a worker: it renews its leases, then returns jobs of lost workers to the front of their queues and cleans
--- up after RQ; after settle.lua.
+-- up after RQ; after settle.lua and finish.lua.
 -- ARGV: how our queues' names begin, lease (seconds), server's time of this worker's last beat (0: none), server's time
 -- before which not to reap, leases that a job may lose, seconds for which ended jobs are kept, now as RQ writes times
 -- (for the record only), what a Result says of a job that lost too many workers, the bell; then the worker's own
@@ -30,16 +30,6 @@ if (last > 0 and now - last > lease / 2) or now < from then
   return answer
 end
 
-local function fail(queue, id)
-  local job, result = 'rq:job:' .. id, 'rq:results:' .. id
-  redis.call('HSET', job, 'status', 'failed', 'ended_at', ended_at)
-  redis.call('EXPIRE', job, kept)
-  redis.call('ZADD', 'rq:failed:' .. queue, math.floor(now) + kept, id)
-  redis.call('XADD', result, 'MAXLEN', 10, '*', 'type', 2, 'worker_name', '', 'exc_string', why)
-  redis.call('EXPIRE', result, kept)
-  settle(id)
-end
-
 local function reap(queue)
   local back = {}
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', 'rq:wip:' .. queue, '-inf', now, 'LIMIT', 0, 500)) do
@@ -48,7 +38,7 @@ local function reap(queue)
     redis.call('ZREM', 'rq:wip:' .. queue, member)
     if redis.call('HGET', job, 'status') == 'started' then
       if redis.call('HINCRBY', job, 'lost', 1) > max_lost then
-        fail(queue, id)
+        finish(queue, id, 'failed', ended_at, kept, {'type', 2, 'worker_name', '', 'exc_string', why})
       else
         redis.call('HSET', job, 'status', 'queued', 'started_at', '', 'worker_name', '')
         back[#back + 1] = id
