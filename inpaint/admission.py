@@ -114,17 +114,17 @@ def entry(
     }
     times = settings.job_timeout_seconds, settings.result_ttl_seconds
     writes = _writes(queue_name(lane, job.needs), *times)
-    return words + [mine.get(word, word) for word in writes]
+    return [*words, json.dumps([[mine.get(word, word) for word in write] for write in writes])]
 
 
-ID = b"id"  # in recorded writes: what is another for each job
-KEY, NOW, DATA = b"rq:job:" + ID, b"now", b"data of the job"
+ID = "id"  # in recorded writes: what is another for each job
+KEY, NOW, DATA = "rq:job:" + ID, "now", "data of the job"
 VARYING = {b"created_at": NOW, b"enqueued_at": NOW, b"data": DATA}  # fields
 
 
 @cache
-def _writes(queue: str, timeout: int, kept: int) -> list[bytes]:
-    """What RQ writes to put a job into a queue: of each command the number of its words, the words.
+def _writes(queue: str, timeout: int, kept: int) -> list[list[str]]:
+    """What RQ writes to put a job into a queue: the words of each command.
 
     Recorded once for all jobs of a queue, with a pipeline that never runs.
     """
@@ -133,7 +133,7 @@ def _writes(queue: str, timeout: int, kept: int) -> list[bytes]:
     recorder, encoder = nowhere().pipeline(), nowhere().get_encoder()
     data = Queue.prepare_data(
         INPAINT_TASK,
-        job_id=ID.decode(),
+        job_id=ID,
         description=INPAINT_TASK,
         timeout=timeout,
         result_ttl=kept,
@@ -141,12 +141,11 @@ def _writes(queue: str, timeout: int, kept: int) -> list[bytes]:
         retry=Retry(max=RETRIES),
     )
     rq.enqueue_many([data], pipeline=recorder)
-    writes: list[bytes] = []
+    writes: list[list[str]] = []
     for command, _ in recorder.command_stack:
         words = [bytes(encoder.encode(word)) for word in command]  # type: ignore[no-untyped-call]  # redis-py
-        before = [b"", *words]
-        writes.append(b"%d" % len(words))
-        writes += [VARYING.get(name, word) for name, word in zip(before, words, strict=False)]
+        named = zip([b"", *words], words, strict=False)
+        writes.append([VARYING.get(name) or as_text(word) for name, word in named])
     return writes
 
 

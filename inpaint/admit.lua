@@ -1,6 +1,6 @@
 -- Puts a job into its queue, or says why not; after settle.lua. All or nothing: what is refused leaves no trace.
 -- ARGV: id, lane, share, bytes, reply; the limits of a lane, of all bytes and of a client (0: no such limit);
--- the bell; the number of its album's item ('': of none); then RQ's own writes, each as the number of its words and the words.
+-- the bell; the number of its album's item ('': of none); RQ's own writes, a JSON array of the words of each.
 -- Returns {'accepted' | 'known' | 'queue-full' | 'rate-limited', unfinished jobs of the lane}.
 
 local id, lane, share, bytes, reply = unpack(ARGV, 1, 5)
@@ -19,11 +19,8 @@ if unfinished >= lane_limit or tonumber(counts[3] or '0') + tonumber(bytes) > by
   return {'queue-full', unfinished}
 end
 
-local i = 11
-while i <= #ARGV do
-  local words = tonumber(ARGV[i])
-  redis.call(unpack(ARGV, i + 1, i + words))
-  i = i + words + 1
+for _, words in ipairs(cjson.decode(ARGV[11])) do
+  redis.call(unpack(words))
 end
 redis.call('HSET', key, 'lane', lane, 'share', share, 'bytes', bytes, 'reply', reply)
 if ARGV[10] ~= '' then
