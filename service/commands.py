@@ -14,6 +14,7 @@ from inpaint.settings import Settings, load
 
 from .supervisor import listen, supervise
 
+GARBAGE = 10_000  # objects between two collections: requests leave hardly any in cycles
 GRACE_SECONDS = 5  # for requests that are being answered when the gateway is asked to stop
 
 
@@ -55,6 +56,7 @@ def answer(settings: Settings) -> None:
     check_queue(settings.redis)
     with listen(settings.host, settings.port) as listener:
         app = create_app(settings)
+        gc.set_threshold(GARBAGE)
         gc.freeze()  # what is here stays: no collection looks at it again
         config = uvicorn.Config(
             app,
