@@ -16,6 +16,7 @@ class Effort:
     """How much is measured."""
 
     large: str  # the model of AOT-GAN's default size
+    peer: str  # the compact model that is compared with LitServe
     clients: int  # at once, where many are asked for
     rounds: int  # of comparisons, in turn
     seconds: float  # of one counted run
@@ -30,6 +31,7 @@ class Effort:
 
 FULL = Effort(
     large="fresh-aotgan",
+    peer=COMPACT,
     clients=32,
     rounds=3,
     seconds=8,
@@ -43,12 +45,13 @@ FULL = Effort(
 )
 QUICK = Effort(
     large=SHIPPED,
+    peer=SHIPPED,
     clients=4,
     rounds=1,
     seconds=1,
     repeats=1,
-    jobs=60,
-    settled=20,
+    jobs=10,
+    settled=4,
     album=40,
     scan_megapixels=0.2,
     photo_megapixels=(0.2, 0.5),

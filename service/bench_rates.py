@@ -69,7 +69,7 @@ def against_peer(effort: Effort, say: Say) -> Figures:
 
 def against_peer_cpu(effort: Effort, say: Say) -> Figures:
     """The compact generator: codecs and network share the cores."""
-    return _against_peer(COMPACT, "_cpu", WORKER, effort, say)
+    return _against_peer(effort.peer, "_cpu", WORKER, effort, say)
 
 
 @contextmanager
