@@ -410,14 +410,13 @@ def scored(capsys, *arguments):
     """What the command line said of wrong arguments, and how it ended."""
     with pytest.raises(SystemExit) as ended:
         cli.main(["eval", *map(str, arguments)])
-    return ended.value.code, " ".join(capsys.readouterr().err.split())
+    return ended.value.code, re.sub(r"[│\s]+", " ", capsys.readouterr().err)
 
 
 def test_an_unknown_feature_network_is_refused_by_name(photographs, masks, capsys):
     folders = ("--data", photographs, "--masks", masks, "--features", photographs)
     code, said = scored(capsys, *folders, "--frechet", "fid")
     assert code == 2
-    said = re.sub(r"[│ ]+", " ", said)
     assert "'fid' is none of squeeze, alex, vgg16, vgg19, inception." in said
 
 
