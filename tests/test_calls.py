@@ -50,3 +50,12 @@ def test_closed_calls_let_all_threads_go():
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_urgent_calls_go_first_and_every_fourth_is_the_oldest():
+    calls, seen = Calls(), []
+    for name, urgent, large in [("l", False, True), ("s", False, False), *[("u", True, False)] * 6]:
+        calls.put(lambda name=name: seen.append(name), urgent=urgent, large=large)
+    for _ in range(8):
+        called(calls, large=True)
+    assert "".join(seen) == "uuuluuus"

@@ -330,7 +330,7 @@ class Batching:
                 self._unlaid += _pixels([fill])
                 if not work.laying:
                     work.laying = True
-                    self._calls.put(partial(self._lay, work), large=self._large(work))
+                    self._call(self._lay, work, large=self._large(work))
 
     # --- the books; with the lock held, but for `_end` -------------------------------------------
 
@@ -353,7 +353,7 @@ class Batching:
                     return
                 self._alone = self._arrived[0]
             self._begun += 1
-            self._calls.put(partial(self._fetch, self._arrived.popleft()))
+            self._call(self._fetch, self._arrived.popleft(), large=False)
 
     def _unpark(self, mine: Work | None = None) -> bool:
         """Open what may be decoded: interactive tasks first, those of a lane in their order.
@@ -374,8 +374,11 @@ class Batching:
                 if work is mine and not self._large(work):
                     at_once = True
                 else:
-                    self._calls.put(partial(self._open, work), large=self._large(work))
+                    self._call(self._open, work, large=self._large(work))
         return at_once
+
+    def _call(self, stage: Callable[[Work], None], work: Work, *, large: bool) -> None:
+        self._calls.put(partial(stage, work), urgent=work.task.urgent, large=large)
 
     def _large(self, work: Work) -> bool:
         """Say whether other pictures may pass this one where it is decoded and encoded."""
