@@ -180,8 +180,13 @@ def test_windows_of_several_pictures_share_the_batches_of_both_passes(start):
     assert max(filler.batches) > 1
 
 
-def test_one_picture_is_searched_while_another_is_filled(start):
+def test_one_picture_is_searched_while_another_is_filled(start, eventually):
     order, second = [], Task(specks(1, 1))
+
+    def windows_wait():
+        lines = list(batching._former.waiting.values())
+        return any(work.task is second for line in lines for work in list(line))
+
     batching = start(
         White(lambda pixels: order.append("white")), Mean(lambda pixels: order.append("mean"))
     )
@@ -192,7 +197,7 @@ def test_one_picture_is_searched_while_another_is_filled(start):
     def fill(loaded):
         if order.count("mean") == 2 and not second.opened.is_set():
             batching.put(second)
-            assert second.opened.wait(SECONDS)
+            eventually(windows_wait)
         return ran(loaded)
 
     batching._fillers["mean"].run = fill
