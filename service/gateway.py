@@ -197,10 +197,13 @@ class Gateway:
 
         A client that goes away takes its job along, if that has not begun.
         """
+        if not seconds:  # asked not to wait: the same answer however soon the job ends
+            self.replies.forget(waiter)
+            return None
         leaving = asyncio.create_task(_left(request))
         leaving.add_done_callback(lambda _: waiter.end(None))
         try:
-            if seconds and not self.stopping:
+            if not self.stopping:
                 async with asyncio.timeout(seconds):
                     await waiter.ended
         except TimeoutError:
