@@ -25,7 +25,7 @@ from zipfile import ZipFile
 import typer
 from PIL import Image
 
-from inpaint.errors import InpaintError
+from inpaint.errors import BadData, InpaintError
 
 from .album_client import ENDED, Server
 from .bench import show
@@ -35,6 +35,7 @@ from .bench_pictures import jpeg, photograph, png
 from .temporary import GATEWAY, SERVER, WORKER, Parts, apart
 
 FORMATS = (("JPEG", "jpg"), ("PNG", "png"), ("TIFF", "tif"), ("WEBP", "webp"))
+PHOTOS = (".jpg", ".jpeg", ".png", ".tif", ".webp")  # suffixes of photographs that one gives
 FOLDERS = 3
 BASES = 12  # photographs that are drawn
 SIDES = (480, 360)
@@ -73,14 +74,20 @@ def album_chaos(
 
 def _scans(folder: Path, photos: Path | None, count: int) -> Files:
     """Return damaged scans, and some photographs without damage."""
+    sources = folder / "photos"
+    sources.mkdir()
     if photos is None:
-        photos = folder / "photos"
-        photos.mkdir()
         for number in range(BASES):
-            (photos / f"{number:02}.jpg").write_bytes(jpeg(photograph(*SIDES, seed=number)))
-    whole = sorted(path for path in photos.iterdir() if path.is_file())
+            (sources / f"{number:02}.jpg").write_bytes(jpeg(photograph(*SIDES, seed=number)))
+    else:
+        for path in photos.iterdir():
+            if path.suffix.lower() in PHOTOS:
+                (sources / path.name).symlink_to(path.absolute())
+    whole = sorted(sources.iterdir())
+    if not whole:
+        raise BadData(f"there is no photograph in {photos}")
     scans = folder / "scans"
-    command = [sys.executable, "-m", "training.scans", str(photos), str(scans), str(count)]
+    command = [sys.executable, "-m", "training.scans", str(sources), str(scans), str(count)]
     subprocess.run(command, check=True)
     files = []
     for number, scan in enumerate(sorted(scans.iterdir())):
