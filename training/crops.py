@@ -38,7 +38,7 @@ MOST = 6  # crops of one print
 CROWDED = 3.0  # times as likely as usual is each distractor on half of the prints
 HARSH = 0.4  # share of photographs that are overexposed or printed too hard
 BORDERED = 0.7  # share of these that have a border
-PLAIN = 0.5  # share of the unharmed that are no prints: photographs as they came
+PLAIN = 0.4  # share that is neither aged nor scanned: age alone must not tell what is harmed
 IGNORED = 255  # in a label
 UNIT = 64  # of weights: 1 as uint8
 USUAL = 40  # pixels of a component, and more, that have weight 1
@@ -131,17 +131,17 @@ def crops_of(
         photograph = _harsh(photograph, rng)
     unharmed = bool(rng.random() < clean)
     crowd = _crowd(rng) if rng.random() < 0.5 else None
-    if unharmed and rng.random() < PLAIN:
-        image, labels = photograph, np.zeros((*photograph.shape[:2], 2), np.uint8)
-        labels[..., 1] = UNIT
-    else:
-        damaged = render(
-            np.ascontiguousarray(photograph),
-            FIRST_SEED + number,
-            kinds=() if unharmed else None,
-            distractors=crowd,
-        )
-        image, labels = damaged.image, label(damaged)
+    plain = bool(rng.random() < PLAIN)
+    damaged = render(
+        np.ascontiguousarray(photograph),
+        FIRST_SEED + number,
+        kinds=() if unharmed else None,
+        distractors=() if plain else crowd,
+    )
+    image, labels = damaged.image, label(damaged)
+    if plain:
+        change = damaged.image.astype(np.int16) - damaged.truth
+        image = (photograph + change).clip(0, 255).astype(np.uint8)
     # tiles reach beyond a print, where it is mirrored
     beyond = [(0, int(rng.integers(STEP))) for _ in range(2)] + [(0, 0)]
     image = np.pad(image, beyond, mode="symmetric")
