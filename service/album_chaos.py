@@ -26,6 +26,7 @@ import typer
 from PIL import Image
 
 from inpaint.errors import BadData, InpaintError
+from inpaint.pairs import SUFFIXES
 
 from .album_client import ENDED, Server
 from .bench import show
@@ -35,7 +36,6 @@ from .bench_pictures import jpeg, photograph, png
 from .temporary import GATEWAY, SERVER, WORKER, Parts, apart
 
 FORMATS = (("JPEG", "jpg"), ("PNG", "png"), ("TIFF", "tif"), ("WEBP", "webp"))
-PHOTOS = (".jpg", ".jpeg", ".png", ".tif", ".webp")  # suffixes of photographs that one gives
 FOLDERS = 3
 BASES = 12  # photographs that are drawn
 SIDES = (480, 360)
@@ -81,7 +81,7 @@ def _scans(folder: Path, photos: Path | None, count: int) -> Files:
             (sources / f"{number:02}.jpg").write_bytes(jpeg(photograph(*SIDES, seed=number)))
     else:
         for path in photos.iterdir():
-            if path.suffix.lower() in PHOTOS:
+            if path.suffix.lower() in SUFFIXES:
                 (sources / path.name).symlink_to(path.absolute())
     whole = sorted(sources.iterdir())
     if not whole:
