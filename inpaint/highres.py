@@ -104,6 +104,11 @@ class Filler(Protocol):
         """Which window sizes it accepts."""
         ...
 
+    @property
+    def learned(self) -> bool:
+        """Whether a network fills, whose fills are refined unless something else is asked for."""
+        ...
+
     def __call__(self, pixels: NDArray[np.uint8], holes: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Return fills (B,H,W,3) for pixels (B,H,W,3), RGB, and holes (B,H,W), True = hole.
 

@@ -2,7 +2,8 @@
 
 `prepare` and `Finish` touch no generator, so they may run anywhere; `restore` is all three. The
 worker and evaluation go through here. There is one array of pixels: fills are written into its
-hole, which nothing reads, while what is known around it never changes.
+hole, which no window reads, while what is known around it never changes. Refinement comes after
+the last fill, when all of the hole is filled.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from .errors import MaskFull
 from .highres import Filler, Pixels, SizeRule, Window, batches, enlarge, plan, read
 from .mask import Hole
 from .monochrome import Tone, tone_of, toned
+from .patches import Refine, Refinement, chosen, synthesize
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,7 @@ class Plan:
         pixels: uint8 (H,W,3), RGB, writable: `Finish` writes the fills into their hole.
         hole: bool (H,W), True = to be filled.
         feather: pixels over which the hole's rim is blended.
+        refine: what is done to the fills when all are laid.
         rule: of the generator.
         windows: in the order in which fills are expected; none if the hole is empty.
         tone: of a photograph of one colour, which its fills take; None of one in colour.
@@ -34,6 +37,7 @@ class Plan:
     pixels: Pixels
     hole: Hole
     feather: int
+    refine: Refinement
     rule: SizeRule
     windows: tuple[Window, ...]
     tone: Tone | None
@@ -44,7 +48,14 @@ class Plan:
         return np.stack([pixels for pixels, _ in seen]), np.stack([hole for _, hole in seen])
 
 
-def prepare(pixels: Pixels, hole: Hole, rule: SizeRule, *, feather: int = 0) -> Plan:
+def prepare(
+    pixels: Pixels,
+    hole: Hole,
+    rule: SizeRule,
+    *,
+    feather: int = 0,
+    refine: Refinement = "none",
+) -> Plan:
     """Plan the windows for a hole.
 
     Args:
@@ -53,6 +64,7 @@ def prepare(pixels: Pixels, hole: Hole, rule: SizeRule, *, feather: int = 0) -> 
         hole: bool (H,W), True = to be filled; already grown, and by at least `feather`.
         rule: of the generator.
         feather: the hole's outermost pixels that are blended with the picture.
+        refine: what is done to the fills when all are laid.
 
     Raises:
         MaskFull: if nothing is known.
@@ -66,7 +78,8 @@ def prepare(pixels: Pixels, hole: Hole, rule: SizeRule, *, feather: int = 0) -> 
         pixels, given = np.empty(pixels.shape, np.uint8), pixels
         for channel in range(3):  # five times faster than at once where gray shares its plane
             pixels[..., channel] = given[..., channel]
-    return Plan(pixels, hole, feather, rule, tuple(plan(hole, rule)), tone_of(pixels, hole))
+    windows = tuple(plan(hole, rule))
+    return Plan(pixels, hole, feather, refine, rule, windows, tone_of(pixels, hole))
 
 
 class Finish:
@@ -88,7 +101,7 @@ class Finish:
         self._laid = 0
 
     def lay(self, fill: Pixels) -> None:
-        """Lay the fill of the next window, in the plan's order.
+        """Lay the fill of the next window, in the plan's order; after the last one, refine.
 
         Raises:
             ValueError: if all are laid already, or the fill is not uint8 (h,w,3) of its window.
@@ -105,7 +118,8 @@ class Finish:
             fill = toned(fill, self._plan.tone)
         self._canvas.lay(window, fill)
         self._laid += 1
-        if self._laid == len(self._plan.windows) and self._plan.feather:
+        if self._laid == len(self._plan.windows):
+            synthesize(self._plan.pixels, self._plan.hole, self._plan.refine)
             self._canvas.feather()
 
     def pixels(self) -> Pixels:
@@ -138,12 +152,16 @@ def finish(plan: Plan, fills: Iterable[Pixels]) -> Pixels:
     return canvas.pixels()
 
 
-def restore(pixels: Pixels, hole: Hole, filler: Filler, *, feather: int = 0) -> Pixels:
+def restore(
+    pixels: Pixels, hole: Hole, filler: Filler, *, feather: int = 0, refine: Refine = "auto"
+) -> Pixels:
     """Fill the hole of a copy: `prepare`, the filler on one batch after the other, `finish`.
 
-    Arguments, result and refusals are those of `prepare` and `finish`.
+    Arguments, result and refusals are those of `prepare` and `finish`; what "auto" means depends
+    on the filler.
     """
-    plan = prepare(pixels.copy(), hole, filler.rule, feather=feather)
+    refinement = chosen(refine, filler.learned)
+    plan = prepare(pixels.copy(), hole, filler.rule, feather=feather, refine=refinement)
     return finish(plan, _fills(plan, filler))
 
 

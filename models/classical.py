@@ -33,6 +33,7 @@ class Classical(Generator):
 
     # No size suits them better than another: this one bounds time and memory.
     rule = SizeRule(minimum=2, trained=1024, smaller=True)
+    learned = False
     method: ClassVar[int]  # OpenCV's number for the algorithm
 
     def __init__(self, config: Config) -> None:

@@ -59,6 +59,7 @@ class Filler:
 
     Attributes:
         rule: that of the generator; windows of other sizes are padded by reflection.
+        learned: that of the generator.
         engine: what computes: "openvino", "torch eager", or "opencv" for the classical ones.
         precision: of weights and features.
         device: "cpu", "cuda" or "cuda:N".
@@ -66,6 +67,7 @@ class Filler:
     """
 
     rule: SizeRule
+    learned: bool = True
     engine: str
     precision: Precision
     device: str = "cpu"
@@ -141,7 +143,7 @@ class TorchFiller(Filler):
                 memory. None takes bfloat16 where the device computes in it, float32 elsewhere.
         """
         classical = isinstance(generator, Classical)
-        self.rule = generator.rule
+        self.rule, self.learned = generator.rule, generator.learned
         self.engine = "opencv" if classical else "torch eager"
         self.device = "cpu" if classical else device
         self.precision = "float32" if classical else precision or best_precision(device)

@@ -18,6 +18,7 @@ class Generator(nn.Module):
     Config: ClassVar[type]
     config: Any  # an instance of the subclass's Config
     rule: SizeRule = SizeRule()  # class default; a checkpoint's header may narrow it
+    learned: ClassVar[bool] = True
     source: ClassVar[str] = ""  # paper, with its arXiv number or DOI
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:

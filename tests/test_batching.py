@@ -25,6 +25,7 @@ class Grey:
     """A filler that remembers its batches, and does first what a test wants."""
 
     rule = SMALL
+    learned = False
     batch_pixels = 8 * 32 * 32
 
     def __init__(self, first=lambda pixels: None):

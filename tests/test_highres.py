@@ -35,6 +35,8 @@ def covered(windows, height, width, share=1.0):
 class Shades:
     """A filler whose windows are flat, each black or white in turn."""
 
+    learned = False
+
     def __init__(self, rule):
         self.rule = rule
         self.count = 0

@@ -40,6 +40,7 @@ class Mean(White):
     """A filler of the mean of what is known in a window."""
 
     rule = SMALL
+    learned = False
     batch_pixels = 8 * 32 * 32
 
     def load(self, pixels, holes):

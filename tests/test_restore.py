@@ -20,6 +20,8 @@ GRAY = 124  # its luminance
 class Painter:
     """Paints the hole in one colour and leaves nonsense around it, as generators may."""
 
+    learned = False
+
     def __init__(self, rule):
         self.rule = rule
         self.sizes = []
@@ -37,6 +39,7 @@ class Mean:
     """Fills with the mean colour of what is known in the window."""
 
     rule = SizeRule(multiple=4, trained=32)
+    learned = False
 
     def __call__(self, pixels, holes):
         fills = np.empty_like(pixels)

@@ -25,6 +25,7 @@ class Paint:
     """A filler that paints every hole with one level."""
 
     rule = SizeRule()
+    learned = False
 
     def __init__(self, level):
         self.level = level
