@@ -391,6 +391,23 @@ def test_impossible_threads_and_devices_are_wrong_usage(command, option, tmp_pat
     assert option.split("=")[0] in capsys.readouterr().err
 
 
+def test_fills_are_scored_as_served_unless_something_else_is_asked_for(tiny, photographs, masks):
+    material = (
+        evaluate.read_photographs(photographs, SIDE, 2).squares,
+        evaluate.read_holes(masks, SIDE),
+        evaluate.open_models([str(tiny)]),
+        {},
+    )
+    scores = {
+        refine: evaluate.evaluate(*material, refine=refine)
+        for refine in ("auto", "none", "patches", "full")
+    }
+    assert scores["auto"]["tiny-64"] == scores["patches"]["tiny-64"]
+    assert scores["auto"]["telea"] == scores["none"]["telea"]
+    for name in ("tiny-64", "telea"):
+        assert len({str(each[name]) for each in scores.values()}) == 3
+
+
 @pytest.mark.parametrize("option", ["--json", "--csv", "--grid", "--study"])
 def test_a_place_that_cannot_be_written_to_is_refused_before_scoring(
     option, photographs, masks, tmp_path, capsys

@@ -26,6 +26,7 @@ from torch import Tensor
 from inpaint.errors import BadData, InpaintError, MaskEmpty, MaskFull, ModelFailed, UnknownModel
 from inpaint.highres import Filler
 from inpaint.mask import Hole
+from inpaint.patches import Refine
 from inpaint.picture import decode
 from inpaint.restore import restore
 from models import checkpoint
@@ -176,6 +177,7 @@ def evaluate(
     fillers: Mapping[str, Filler],
     distances: Mapping[Trunk, LPIPS],
     *,
+    refine: Refine = "auto",
     pooled: Mapping[str, frechet.Network] | None = None,
     workers: int = 1,
     progress: Callable[[], None] = lambda: None,
@@ -187,6 +189,7 @@ def evaluate(
         holes: bool (S,S), True = hole, by bucket.
         fillers: models by name.
         distances: LPIPS by the name of its network; a missing one scores None.
+        refine: what is done to the fills of all models.
         pooled: Fréchet distances to take, by the name of their network; two photographs at least.
         workers: photographs that are filled and scored at the same time.
         progress: called after each photograph.
@@ -206,7 +209,7 @@ def evaluate(
         results = [
             result
             for model, filler in fillers.items()
-            for result in _fill_all(photograph, chosen, model, filler)
+            for result in _fill_all(photograph, chosen, model, filler, refine)
         ]
         looks = {name: _look(network, [photograph, *results]) for name, network in pooled.items()}
         return compare(photograph, results, distances), looks
@@ -229,10 +232,10 @@ def evaluate(
 
 
 def _fill_all(
-    photograph: Pixels, holes: Sequence[Hole], model: str, filler: Filler
+    photograph: Pixels, holes: Sequence[Hole], model: str, filler: Filler, refine: Refine
 ) -> list[Pixels]:
     try:
-        return [restore(photograph, hole, filler) for hole in holes]
+        return [restore(photograph, hole, filler, refine=refine) for hole in holes]
     except ModelFailed as error:
         raise ModelFailed(f"{model}: {error.detail}") from error
 
@@ -275,6 +278,7 @@ def examples(
     photographs: Mapping[str, Pixels],
     holes: Mapping[str, Sequence[Hole]],
     fillers: Mapping[str, Filler],
+    refine: Refine = "auto",
 ) -> list[list[Pixels]]:
     """Return a row of photograph, masked, and every model's result for each bucket."""
     names = list(photographs)
@@ -282,7 +286,7 @@ def examples(
     for number, (bucket, choices) in enumerate(holes.items()):
         name = names[number * len(names) // len(holes)]
         photograph, hole = photographs[name], choices[choose(name, bucket, len(choices))]
-        results = [restore(photograph, hole, filler) for filler in fillers.values()]
+        results = [restore(photograph, hole, each, refine=refine) for each in fillers.values()]
         rows.append([photograph, masked(photograph, hole), *results])
     return rows
 

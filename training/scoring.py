@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from inpaint.errors import BadData
+from inpaint.patches import Refine
 
 from . import evaluate as protocol
 from . import frechet, lpips, plots, study
@@ -73,6 +74,9 @@ def evaluate(
     ] = 60,
     size: Annotated[int, typer.Option(help="Side of the squares, pixels.", min=64)] = 256,
     limit: Annotated[int | None, typer.Option(help="Only so many photographs.", min=1)] = None,
+    refine: Annotated[
+        Refine, typer.Option(help="What is done to all fills; auto: what is served.")
+    ] = "auto",
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
@@ -104,6 +108,7 @@ def evaluate(
             holes,
             fillers,
             distances,
+            refine=refine,
             pooled=pooled,
             workers=workers,
             progress=lambda: bar.advance(task),
@@ -119,11 +124,12 @@ def evaluate(
     if grid:
         titles = ["photograph", "masked", *fillers]
         with writing(grid):
-            plots.grid(protocol.examples(photos.squares, holes, fillers), grid, titles=titles)
+            rows = protocol.examples(photos.squares, holes, fillers, refine)
+            plots.grid(rows, grid, titles=titles)
         console.print(f"results: {grid}")
     if to_study:
         with writing(to_study):
-            written = study.write(photos.squares, holes, fillers, pairs, to_study)
+            written = study.write(photos.squares, holes, fillers, pairs, to_study, refine)
         console.print(f"study: {to_study}, {written} pairs, {to_study.stat().st_size / 1e6:.1f} MB")
     if photos.skipped:
         console.print(f"{_counted(photos)}:")
@@ -161,7 +167,7 @@ def table(scores: Scores) -> Table:
             better = max if name in MORE_IS_BETTER else min
             best[name] = better(_number(row[name]) for row in rivals.values())
         for model, row in rivals.items():
-            cells = [_cell(name, _number(row[name]), best[name]) for name in measured]
+            cells = [cell(name, _number(row[name]), best[name]) for name in measured]
             shown.add_row(model, *cells, str(row["n"]))
         shown.add_section()
     return shown
@@ -172,7 +178,8 @@ def _number(value: float | int | None) -> float:
     return value
 
 
-def _cell(name: str, value: float, best: float) -> str:
+def cell(name: str, value: float, best: float) -> str:
+    """Return a score as it is printed, in bold where it is the best of its bucket."""
     form = ".2f" if name == "psnr" else ".4f" if name in MEANS else "#.4g"
     text = format(value, form).rstrip(".")
     return f"[bold]{text}[/bold]" if value == best else text

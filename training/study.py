@@ -22,6 +22,7 @@ from PIL import Image
 
 from inpaint.highres import Filler
 from inpaint.mask import Hole
+from inpaint.patches import Refine
 from inpaint.restore import restore
 
 from .evaluate import REFERENCES, choose, masked
@@ -67,6 +68,7 @@ def write(
     fillers: Mapping[str, Filler],
     count: int,
     path: Path,
+    refine: Refine = "auto",
 ) -> int:
     """Fill the holes of `count` pairs and write the page; return how many pairs are in it.
 
@@ -76,6 +78,7 @@ def write(
         fillers: models by name, two at least.
         count: pairs wanted. There are fewer if the pictures would exceed `LARGEST`.
         path: the HTML file.
+        refine: what is done to the fills of all models.
     """
     pictures: dict[tuple[str, str, str], str] = {}  # data URIs, each once
     shown: list[dict[str, object]] = []
@@ -85,7 +88,9 @@ def write(
         keys = [(pair.photograph, pair.bucket, model) for model in ("", *pair.models)]
         new = {
             key: data_uri(
-                restore(photograph, hole, fillers[key[2]]) if key[2] else masked(photograph, hole)
+                restore(photograph, hole, fillers[key[2]], refine=refine)
+                if key[2]
+                else masked(photograph, hole)
             )
             for key in keys
             if key not in pictures
