@@ -14,6 +14,7 @@ Levels that are compared are small integers, so that sums in float32 are exact: 
 summation, and so no number of threads, changes the result.
 """
 
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,8 +68,8 @@ def chosen(refine: Refine, learned: bool) -> Refinement:
     return refine
 
 
-def synthesize(pixels: Pixels, hole: Hole, refinement: Refinement) -> None:
-    """Make the fill of a hole from known patches that resemble it.
+def synthesize(pixels: Pixels, hole: Hole, refinement: Refinement) -> Iterator[None]:
+    """Make the fill of a hole from known patches that resemble it, a small part at each step.
 
     Where no patch is known as a whole nearby, the fill stays.
 
@@ -79,10 +80,11 @@ def synthesize(pixels: Pixels, hole: Hole, refinement: Refinement) -> None:
     """
     for each in ROUNDS[refinement]:
         if min(hole.shape) >= each.size:
-            _vote(pixels, hole, each, _matches(pixels, hole, each))
+            found = yield from _matches(pixels, hole, each)
+            yield from _vote(pixels, hole, each, found)
 
 
-def _matches(pixels: Pixels, hole: Hole, each: Round) -> NDArray[np.int32]:
+def _matches(pixels: Pixels, hole: Hole, each: Round) -> Generator[None, None, NDArray[np.int32]]:
     """Return the best known patch for each patch of the hole.
 
     Returns:
@@ -99,6 +101,7 @@ def _matches(pixels: Pixels, hole: Hole, each: Round) -> NDArray[np.int32]:
         for left in range(0, width, TILE):
             beside = slice(*np.searchsorted(columns, (left, left + TILE)))
             _match_tile(pixels, hole, each, (rows[mine], columns[beside]), found[mine, beside])
+            yield
     return found
 
 
@@ -152,7 +155,7 @@ def _match_tile(
         found[some[:, 0], some[:, 1]] = source + 1
 
 
-def _vote(pixels: Pixels, hole: Hole, each: Round, found: NDArray[np.int32]) -> None:
+def _vote(pixels: Pixels, hole: Hole, each: Round, found: NDArray[np.int32]) -> Iterator[None]:
     """Write the weighted mean of the patches that were found, into the hole."""
     height, width = hole.shape
     starts = _starts(height, each), _starts(width, each)
@@ -185,6 +188,7 @@ def _vote(pixels: Pixels, hole: Hole, each: Round, found: NDArray[np.int32]) -> 
                 weight[here] += share
         made = np.flatnonzero(weight)
         pixels[row[made], column[made]] = np.rint(total[made] / weight[made, None])
+        yield
 
 
 def _starts(length: int, each: Round) -> NDArray[np.intp]:

@@ -86,6 +86,10 @@ class Finish:
     """Lays fills into the hole of a plan's own pixels, one after the other.
 
     Other windows of the plan may be read meanwhile, in other threads too.
+
+    Attributes:
+        ending: what is left to do after the last fill: it is refined, a small part at each step,
+            and feathered. `pixels` does what remains of it.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -99,9 +103,10 @@ class Finish:
             plan.pixels, plan.hole, hole_share=plan.rule.hole_share, feather=plan.feather
         )
         self._laid = 0
+        self.ending: Iterator[None] = self._end()
 
     def lay(self, fill: Pixels) -> None:
-        """Lay the fill of the next window, in the plan's order; after the last one, refine.
+        """Lay the fill of the next window, in the plan's order.
 
         Raises:
             ValueError: if all are laid already, or the fill is not uint8 (h,w,3) of its window.
@@ -118,9 +123,10 @@ class Finish:
             fill = toned(fill, self._plan.tone)
         self._canvas.lay(window, fill)
         self._laid += 1
-        if self._laid == len(self._plan.windows):
-            synthesize(self._plan.pixels, self._plan.hole, self._plan.refine)
-            self._canvas.feather()
+
+    def _end(self) -> Iterator[None]:
+        yield from synthesize(self._plan.pixels, self._plan.hole, self._plan.refine)
+        self._canvas.feather()
 
     def pixels(self) -> Pixels:
         """Return the plan's pixels, uint8 (H,W,3), filled: only the hole has changed.
@@ -130,6 +136,8 @@ class Finish:
         """
         if self._laid < len(self._plan.windows):
             raise ValueError(f"{self._laid} fills for {len(self._plan.windows)} windows: too few")
+        for _ in self.ending:
+            pass
         return self._plan.pixels
 
 
