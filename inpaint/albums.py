@@ -123,7 +123,7 @@ def fingerprint(image: bytes, mask: bytes | None, job: InpaintJob | None) -> str
         mask: the same of its mask.
         job: its fields count, its files do not; None for a picture that is no job.
     """
-    fields = job.model_dump_json(exclude={"image", "mask"}, exclude_defaults=True) if job else ""
+    fields = job.model_dump_json(exclude={"image", "mask"}) if job else ""
     whole = sha256(image + (mask or b"") + fields.encode()).digest()
     return urlsafe_b64encode(whole[:16]).rstrip(b"=").decode()
 

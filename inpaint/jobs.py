@@ -37,6 +37,7 @@ from .errors import (
     QueueUnavailable,
     WorkerLost,
 )
+from .patches import Refine
 from .settings import Settings
 
 Lane = Literal["interactive", "bulk"]  # a request that waits; an album
@@ -86,6 +87,7 @@ class InpaintJob(BaseModel):
     mask_fit: MaskFit = "exact"
     mask_grow: int | None = Field(default=None, ge=0, le=128)  # pixels; None: 2 if detected, else 0
     mask_feather: int = Field(default=0, ge=0, le=128)  # pixels
+    refine: Refine = "auto"  # what is done to the fill
     tone: Tones = ()  # what is done to the whole picture after the fill
     output_format: OutputFormat = "same"
     output_quality: int | None = Field(default=None, ge=1, le=100)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from . import jobs
+from . import jobs, patches
 from .pairs import IMAGES, Pairs, pair
 from .picture import OutputFormat
 
@@ -44,6 +44,13 @@ Grow = Annotated[
 ]
 Feather = Annotated[
     int, typer.Option(help="Blend its outermost pixels, pixels.", min=0, max=MOST_GROWN)
+]
+Refine = Annotated[
+    patches.Refine,
+    typer.Option(
+        help="Of the fill: patches gives it the texture around it, full does so better and takes "
+        "longer; auto is patches for learned models, none for classical ones."
+    ),
 ]
 Tone = Annotated[
     str,

@@ -29,6 +29,7 @@ from inpaint.options import (
     Output,
     Overwrite,
     Quality,
+    Refine,
     Report,
     Resume,
     Sensitivity,
@@ -63,6 +64,7 @@ def album(
     model: Model = None,
     mask_grow: Grow = None,
     mask_feather: Feather = 0,
+    refine: Refine = "auto",
     tone: Tone = "",
     format: Format = "same",
     quality: Quality = None,
@@ -80,7 +82,7 @@ def album(
     """
     if mask_only and mask not in (None, AUTO):
         raise typer.BadParameter("It finds masks, and takes none.", param_hint="--mask-only")
-    if mask_only and (format != "same" or quality is not None or tone):
+    if mask_only and (format != "same" or quality is not None or tone or refine != "auto"):
         raise typer.BadParameter("It writes masks, which are PNG.", param_hint="--mask-only")
     mask = AUTO if mask_only else mask
     pairs = find(images, mask, output, "png" if mask_only else format, sensitivity)
@@ -101,6 +103,7 @@ def album(
             model=model,
             mask_grow=mask_grow,
             mask_feather=mask_feather or None,
+            refine=None if refine == "auto" else refine,
             tone=",".join(tones(tone)) or None,
             auto_mask="scratches" if mask == AUTO else None,
             auto_mask_sensitivity=sensitivity,

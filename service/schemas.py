@@ -18,6 +18,7 @@ from inpaint.jobs import (
     Status,
     Tones,
 )
+from inpaint.patches import Refine
 from inpaint.settings import Settings
 
 from .problems import title
@@ -42,6 +43,11 @@ class InpaintForm(BaseModel):
         description="Pixels by which the hole grows. Default: 2 of what is detected, else 0.",
     )
     mask_feather: int = Field(default=0, ge=0, le=128, description="Pixels that blend at the rim.")
+    refine: Refine = Field(
+        default="auto",
+        description="What gives the fill the texture around it: patches, or full, which is slower. "
+        "Default: patches for learned models, none for classical ones.",
+    )
     tone: Annotated[Tones, WithJsonSchema({"type": "string"})] = Field(
         default=(),
         description="Steps on the whole picture, separated by commas: denoise, fade, contrast.",

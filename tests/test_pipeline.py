@@ -34,6 +34,7 @@ class Red(Filler):
     """A filler of one colour."""
 
     rule = SizeRule(multiple=8, minimum=16, trained=64)
+    learned = False
 
 
 ZOO = Zoo({"red": Red()}, {})

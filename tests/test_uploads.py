@@ -121,7 +121,7 @@ def test_a_file_field_in_which_nothing_was_chosen_counts_as_missing(gateway, mas
 
 
 @pytest.mark.parametrize(
-    "field", ["seed", "strategy", "refine", "detector", "metadata", "webhook_url", "Model"]
+    "field", ["seed", "strategy", "detector", "metadata", "webhook_url", "Model"]
 )
 def test_a_field_that_is_unknown_or_does_nothing_yet_is_refused(gateway, image, mask, field):
     answer = gateway.post(image, mask, data={field: "1"})
@@ -140,6 +140,7 @@ def test_a_field_that_is_unknown_or_does_nothing_yet_is_refused(gateway, image, 
         ("mask_feather", "9" * 60_000),
         ("mask_mode", "black"),
         ("mask_fit", "stretch"),
+        ("refine", "better"),
         ("tone", "sharpen"),
         ("output_format", "gif"),
         ("output_format", "\0"),

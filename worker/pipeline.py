@@ -29,6 +29,7 @@ from inpaint.mask import (
     grow,
     hole_of_alpha,
 )
+from inpaint.patches import Refine, chosen
 from inpaint.picture import MEDIA_TYPES, OutputFormat, Picture, decode, encode
 from inpaint.restore import Finish, Plan, prepare
 from models import damage
@@ -48,6 +49,7 @@ class Options:
     mask_fit: MaskFit = "exact"
     mask_grow: int | None = None  # pixels; None: damage.GROWN of what is detected, else none
     mask_feather: int = 0  # pixels
+    refine: Refine = "auto"  # what is done to the fill
     tone: tuple[Tone, ...] = ()  # what is done to the whole picture after the fill
     auto_mask: AutoMask = "none"  # a detector
     auto_mask_sensitivity: float = 0.5  # 0 to 1
@@ -253,9 +255,14 @@ class Restoration:
 
     def _fill(self, picture: Picture, hole: Hole) -> Pass:
         """Plan the pass that fills."""
-        rule = self._zoo.filler(self._model).rule
-        feather = 0 if picture.deep else self._options.mask_feather  # 16 bits are blended as such
-        self._plan = prepare(picture.pixels, hole, rule, feather=feather)
+        filler, options = self._zoo.filler(self._model), self._options
+        self._plan = prepare(
+            picture.pixels,
+            hole,
+            filler.rule,
+            feather=0 if picture.deep else options.mask_feather,  # 16 bits are blended as such
+            refine=chosen(options.refine, filler.learned),
+        )
         if self._plan.windows:
             self._files = b"", None
         return Pass(self._model, self._plan, Finish(self._plan))

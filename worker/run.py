@@ -37,6 +37,7 @@ from inpaint.options import (
     Output,
     Overwrite,
     Quality,
+    Refine,
     Report,
     Resume,
     Sensitivity,
@@ -65,6 +66,7 @@ def run(
     model: Model = None,
     mask_grow: Grow = None,
     mask_feather: Feather = 0,
+    refine: Refine = "auto",
     tone: Tone = "",
     format: Format = "same",
     quality: Quality = None,
@@ -85,6 +87,7 @@ def run(
     options = Options(
         mask_grow=mask_grow,
         mask_feather=mask_feather,
+        refine=refine,
         tone=tones(tone),
         auto_mask=DETECTOR if mask == AUTO else "none",
         output_format=pairs.format,
