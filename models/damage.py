@@ -9,7 +9,7 @@ are wider there than the network has seen. That pass adds areas, and lines where
 has seen something. Above 4000 pixels both passes are at half of these sizes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, log
@@ -194,10 +194,11 @@ def _spans(length: int, scale: int) -> list[tuple[int, int, tuple[int, int]]]:
 
 
 class Probabilities:
-    """Puts the answers of tiles together; the same two methods as `inpaint.restore.Finish`."""
+    """Puts the answers of tiles together; used as `inpaint.restore.Finish`."""
 
     def __init__(self, plan: Tiles) -> None:
         """Begin with none laid."""
+        self.ending: Iterator[None] = iter(())  # nothing is left after the last one
         self._plan = plan
         self._found = np.zeros(plan.pixels.shape, np.uint8)
         self._laid = 0

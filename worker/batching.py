@@ -1,6 +1,6 @@
 """Pictures through three stages that overlap: opened, filled and closed, several at once.
 
-    codec threads     fetch and open a task; lay the fills of its windows, close its pass
+    codec threads     fetch and open a task; lay the fills of its windows, refine, close its pass
     collate thread    read the windows of a batch, put them together, load them
     model thread      `filler.run`, and nothing else
 
@@ -43,6 +43,7 @@ ALBUMS_SHARE = 0.75  # of the decoded pixels: the rest is kept for interactive t
 UNLAID_SHARE = 0.25  # fills may wait to be laid, likewise
 LARGE = 4_000_000  # pixels: from here on decoding takes a noticeable time
 ALBUMS_LARGE = 1_000_000  # likewise, for an album's while interactive tasks are under way
+PART_SECONDS = 0.25  # for which fills are refined until other calls may go before the rest
 MARGIN_SECONDS = 0.002  # for which a batch is ready too early rather than too late
 
 log = logging.getLogger("inpaint.worker")
@@ -80,6 +81,7 @@ class Batching:
         self._begun = 0  # tasks
         self._alone: Work | None = None
         self._coming = Counter[bool]()  # by urgency: tasks of whose pass no window is taken yet
+        self._refining = set[Work]()  # for longer than a moment
         self._decoded = 0  # pixels
         self._unlaid = 0  # pixels
         self._flying: deque[float] = deque()  # of each batch the seconds that it takes at least
@@ -204,15 +206,42 @@ class Batching:
                 for fill in fills:
                     stage.canvas.lay(fill)
                 work.laid += len(fills)
-            if all_laid:
-                assert stage is not None
-                work.task.check()
-                pixels = stage.canvas.pixels()
-                following = work.task.close(pixels, infer=work.infer, lay=work.lay)
-                if following is None:
-                    self._end(work, None)
-                else:
-                    self._enter(work, following)
+            if all_laid and self._refined(work):
+                self._close(work)
+
+    def _refined(self, work: Work) -> bool:
+        """Refine what is laid for a moment, and say whether that was all; else it is gone on with.
+
+        The rest is no call for a large picture: it is short, however large the picture.
+        """
+        assert work.stage is not None
+        work.task.check()
+        began = time.perf_counter()
+        left = any(time.perf_counter() - began > PART_SECONDS for _ in work.stage.canvas.ending)
+        work.lay += time.perf_counter() - began
+        with self._lock:
+            (self._refining.add if left else self._refining.discard)(work)
+        if left:
+            self._call(self._go_on, work, large=False)
+        return not left
+
+    def _go_on(self, work: Work) -> None:
+        """Refine the fills of a task further."""
+        with self._ends(work):
+            if self._refined(work):
+                self._call(self._close, work, large=self._large(work))
+
+    def _close(self, work: Work) -> None:
+        """Close the pass, and begin the next."""
+        with self._ends(work):
+            work.task.check()
+            assert work.stage is not None
+            pixels = work.stage.canvas.pixels()
+            following = work.task.close(pixels, infer=work.infer, lay=work.lay)
+            if following is None:
+                self._end(work, None)
+            else:
+                self._enter(work, following)
 
     # --- collate thread -------------------------------------------------------------------------
 
@@ -337,6 +366,8 @@ class Batching:
     def _room(self, urgent: bool) -> int:
         if self._alone or any(work.task.alone for work in self._arrived):
             return 0
+        if not urgent and sum(not work.task.urgent for work in self._refining) >= self._codecs:
+            return 0  # who has time may have them
         tasks = self._former.tasks(urgent=urgent)
         if busy := self._former.task_seconds(urgent=urgent):  # opening may take longer than filling
             tasks += min(self._codecs, int(self._open_seconds / busy))
@@ -400,6 +431,7 @@ class Batching:
             self._begun -= 1
             self._coming[work.task.urgent] -= work.taken == 0
             self._former.gone(work)
+            self._refining.discard(work)
             self._are_laid(work.fills)
             self._decoded -= work.pixels
             work.fills, work.stage = [], None

@@ -12,7 +12,7 @@ import math
 import time
 from bisect import insort
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -57,6 +57,8 @@ class Plan(Protocol):
 
 class Canvas(Protocol):
     """What the fills of a pass are laid on, as `inpaint.restore.Finish`."""
+
+    ending: Iterator[None]  # after the last fill: what is left to do, a part at a time
 
     def lay(self, fill: Pixels) -> None:
         """Lay the fill of the next window."""
