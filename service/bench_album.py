@@ -1,8 +1,8 @@
 """`inpaint bench album`: a box of damaged scans through the service, as its owner would send it.
 
-In: how many scans. Out: pictures per second beside detector and generator alone, what requests
-wait meanwhile, what Redis holds; and the same files through IOPaint's folder run, where that is
-installed. What each figure means stands in docs/benchmarks.md.
+In: how many scans. Out: pictures per second beside detector, generator and refinement alone, one
+after the other; what requests wait meanwhile, what Redis holds; and the same files through
+IOPaint's folder run, where that is installed. What each figure means stands in docs/benchmarks.md.
 """
 
 import json

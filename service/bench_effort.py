@@ -8,6 +8,7 @@ FRESH = "fresh-"  # how models begin whose weights worker/standins.py draws: spe
 COMPACT = "fresh-compact"  # of default size, with windows of 512 px
 SHIPPED = "aotgan-compact-256"  # with windows of 256 px
 PATIENT = {"INPAINT_MAX_WAIT_SECONDS": "600"}  # so that slow machines get figures too
+PLAIN = {"refine": "none"}  # fields of requests: fills as the network makes them
 Say = Callable[[str], None]  # shows progress
 
 

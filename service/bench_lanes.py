@@ -17,7 +17,7 @@ from inpaint.jobs import InpaintJob
 from inpaint.settings import Settings
 
 from .bench_client import Load, ask, load, post
-from .bench_effort import PATIENT, SHIPPED, Effort, Figures, Say
+from .bench_effort import PATIENT, PLAIN, SHIPPED, Effort, Figures, Say
 from .bench_pictures import box, compare, jpeg, photograph, png, strokes, tiff
 from .bench_rates import STANDIN_WORKER
 from .bench_shapes import stage_seconds
@@ -35,7 +35,7 @@ MEGABYTE = 1e6  # bytes
 def queue_alone(effort: Effort, say: Say) -> Figures:
     """A fill that does nothing, and uncompressed uploads of 30 kB: what gateway and queue cost."""
     image, mask = tiff(photograph(SMALL, SMALL)), png(box(SMALL, SMALL, SMALL // 4))
-    request = post("/inpaint", {"image": image, "mask": mask})
+    request = post("/inpaint", {"image": image, "mask": mask}, PLAIN)
     with apart("noop", worker=STANDIN_WORKER) as parts:
         compare(image, mask, ask(parts.url, request).body)
         alone = load(parts.url, [request], clients=1, seconds=effort.seconds, warm=20)
@@ -60,7 +60,7 @@ def queue_alone(effort: Effort, say: Say) -> Figures:
 def beside_album(effort: Effort, say: Say) -> Figures:
     """Requests of two clients, alone and while an album of thousands is restored."""
     image, mask = jpeg(photograph(ALBUM_SIDE, ALBUM_SIDE)), png(box(ALBUM_SIDE, ALBUM_SIDE, 100))
-    request = post("/inpaint", {"image": image, "mask": mask})
+    request = post("/inpaint", {"image": image, "mask": mask}, PLAIN)
     with apart(SHIPPED, variables=PATIENT) as parts:
         alone = _interactive(parts, request, effort)
         settings = Settings(data=parts.folder, redis_url=parts.redis_url)
@@ -68,7 +68,8 @@ def beside_album(effort: Effort, say: Say) -> Figures:
         with closing(jobs.connect(settings)) as redis:
             entries = []
             for _ in range(effort.album):
-                job = InpaintJob(image=blobs.put(image), mask=blobs.put(mask), model=SHIPPED)
+                image_key, mask_key = blobs.put(image), blobs.put(mask)
+                job = InpaintJob(image=image_key, mask=mask_key, model=SHIPPED, refine="none")
                 entries.append((job, len(image) + len(mask)))
             began = time.monotonic()
             ids = feeder.add(redis, "bench", entries)
@@ -94,7 +95,7 @@ def beside_album(effort: Effort, say: Say) -> Figures:
 def memory(effort: Effort, say: Say) -> Figures:
     """How much the worker grows over thousands of jobs."""
     image, mask = jpeg(photograph(JOB_SIDE, JOB_SIDE)), png(box(JOB_SIDE, JOB_SIDE, 80))
-    request = post("/inpaint", {"image": image, "mask": mask})
+    request = post("/inpaint", {"image": image, "mask": mask}, PLAIN)
     with apart(SHIPPED, variables=PATIENT) as parts:
         _many(parts, request, effort.settled)
         settled = resident(parts, WORKER)

@@ -1,8 +1,9 @@
 """How many pictures a second: against the bare network, and against LitServe in the same place.
 
 Both sides of a comparison run in turn, ours first, and the median of the ratios counts. All of them
-have the same pictures, codecs, network and engine, and start warm. While one side is counted, the
-other has nothing to do; LitServe, which polls, is suspended meanwhile.
+have the same pictures, codecs, network and engine, and start warm; fills stay as the network makes
+them. While one side is counted, the other has nothing to do; LitServe, which polls, is suspended
+meanwhile.
 """
 
 import importlib.util
@@ -23,7 +24,7 @@ import httpx
 from inpaint.errors import StartFailed
 
 from .bench_client import Load, ask, load, post
-from .bench_effort import COMPACT, FRESH, PATIENT, Effort, Figures, Say
+from .bench_effort import COMPACT, FRESH, PATIENT, PLAIN, Effort, Figures, Say
 from .bench_pictures import box, compare, jpeg, photograph, png
 from .supervisor import free_port
 from .temporary import HOST, INPAINT, START_SECONDS, Parts, apart
@@ -121,7 +122,8 @@ def _against_bare(model: str, suffix: str, effort: Effort, say: Say) -> Figures:
         apart(model, variables=variables) as parts,
         bare(parts, pictures[0], mask) as loop,
     ):
-        requests = [post("/inpaint", {"image": picture, "mask": mask}) for picture in pictures]
+        files = [{"image": picture, "mask": mask} for picture in pictures]
+        requests = [post("/inpaint", each, PLAIN) for each in files]
         compare(pictures[0], mask, ask(parts.url, requests[0]).body)
         for number in range(effort.rounds):
             seconds = effort.seconds * (2 if model == effort.large else 1)  # few a second
@@ -145,7 +147,7 @@ def _against_peer(
 ) -> Figures:
     pictures, mask = _pictures()
     files = [{"image": picture, "mask": mask} for picture in pictures]
-    requests = [post("/inpaint", each) for each in files]
+    requests = [post("/inpaint", each, PLAIN) for each in files]
     to_peer = [post("/predict", each) for each in files]
     figures: Figures = {}
     with (

@@ -1,10 +1,13 @@
-"""What large pictures cost: many specks in one request, and what the time depends on."""
+"""What large pictures cost: many specks in one request, and what the time depends on.
+
+Fills stay as the network makes them, but where a figure is named after refinement.
+"""
 
 import time
 from statistics import median
 
 from .bench_client import Answer, ask, post
-from .bench_effort import PATIENT, SHIPPED, Effort, Figures, Say
+from .bench_effort import PATIENT, PLAIN, SHIPPED, Effort, Figures, Say
 from .bench_pictures import SPECK, box, jpeg, photograph, png, specks
 from .bench_rates import bare
 from .temporary import apart
@@ -18,46 +21,61 @@ def many_specks(effort: Effort, say: Say) -> Figures:
     """150 specks on a 12-megapixel picture, against the network alone over the same windows."""
     width, height = _size(effort.scan_megapixels)
     image, mask = jpeg(photograph(width, height)), png(specks(width, height, SPECKS))
-    served, alone = [], []
+    served, alone, refined = [], [], []
     with apart(SHIPPED, variables=PATIENT) as parts, bare(parts, image, mask) as loop:
-        request = post("/inpaint", {"image": image, "mask": mask})
+        files = {"image": image, "mask": mask}
+        request = post("/inpaint", files, PLAIN)
         ask(parts.url, request)  # warm
         for _ in range(effort.rounds):
             served.append(_seconds(parts.url, request)[0])
             facts = loop.run(effort.seconds)
             alone.append(1 / facts["images_per_second"])
+            refined.append(_seconds(parts.url, post("/inpaint", files))[0])
     say(
         f"{SPECKS} specks in {median(served):.2f} s,"
-        f" {facts['windows']} windows alone in {median(alone):.2f} s"
+        f" {facts['windows']} windows alone in {median(alone):.2f} s,"
+        f" refined in {median(refined):.2f} s"
     )
     ratios = [one / other for one, other in zip(served, alone, strict=True)]
-    return {"specks_ratio": median(ratios), "specks_s": median(served)}
+    return {
+        "specks_ratio": median(ratios),
+        "specks_s": median(served),
+        "specks_refined_s": median(refined),
+    }
 
 
 def curves(effort: Effort, say: Say) -> Figures:
     """How the time grows with the hole, and how it does not with the photograph."""
     by_hole: list[list[float]] = []
+    refined: list[list[float]] = []
     by_photograph: list[list[float]] = []
     width, height = _size(effort.scan_megapixels)
     image = jpeg(photograph(width, height))
     with apart(SHIPPED, variables=PATIENT) as parts:
         for count in effort.hole_specks:
             mask = png(specks(width, height, count))
-            point = _point(parts.url, image, mask, effort)
-            by_hole.append([count * SPECK**2 / 1e6, *point])
-            say(f"{count} specks in {_size_words(width, height)}: {_point_words(point)}")
+            for curve, fields in ((by_hole, PLAIN), (refined, {})):
+                point = _point(parts.url, image, mask, effort, fields)
+                curve.append([count * SPECK**2 / 1e6, *point])
+                say(f"{count} specks in {_size_words(width, height)}: {_point_words(point)}")
         for megapixels in effort.photo_megapixels:
             size = _size(megapixels)
             mask = png(box(*size, min(HOLE, min(size) // 3)))
-            point = _point(parts.url, jpeg(photograph(*size)), mask, effort)
+            point = _point(parts.url, jpeg(photograph(*size)), mask, effort, PLAIN)
             by_photograph.append([megapixels, *point])
             say(f"one hole in {_size_words(*size)}: {_point_words(point)}")
-    return {"curve_hole_area": by_hole, "curve_photo_area": by_photograph}
+    return {
+        "curve_hole_area": by_hole,
+        "curve_hole_area_refined": refined,
+        "curve_photo_area": by_photograph,
+    }
 
 
-def _point(url: str, image: bytes, mask: bytes, effort: Effort) -> list[float]:
+def _point(
+    url: str, image: bytes, mask: bytes, effort: Effort, fields: dict[str, str]
+) -> list[float]:
     """Seconds of a request, as a median, and those of them in the network and in the codecs."""
-    request = post("/inpaint", {"image": image, "mask": mask})
+    request = post("/inpaint", {"image": image, "mask": mask}, fields)
     answers = [_seconds(url, request) for _ in range(effort.repeats + 1)][1:]
     stages = [stage_seconds(answer) for _, answer in answers]
     return [

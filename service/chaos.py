@@ -32,6 +32,7 @@ from inpaint.errors import InpaintError
 from inpaint.settings import Settings
 
 from .bench_client import Answer, Connection, get, post, run
+from .bench_effort import PLAIN
 from .bench_pictures import box, jpeg, photograph, png
 from .temporary import GATEWAY, SERVER, WORKER, Parts, apart
 
@@ -333,4 +334,4 @@ def _post(side: int) -> bytes:
         "image": jpeg(photograph(side, side, seed=side)),
         "mask": png(box(side, side, side // 5)),
     }
-    return post("/inpaint", files, prefer="respond-async")
+    return post("/inpaint", files, PLAIN, prefer="respond-async")

@@ -3,8 +3,8 @@
     python -m worker.bare_album DETECTOR SCAN…
 
 Each scan is decoded, its windows are read and loaded, and fills are laid, as in `inpaint worker`
-and on the same engine; only the seconds in the networks count. Out: a line of JSON,
-`seconds_per_image`.
+and on the same engine; only the seconds in the networks, and those in which fills are refined,
+count. Out: a line of JSON, `seconds_per_image`.
 """
 
 import json
@@ -44,6 +44,10 @@ def _seconds(scan: Path, zoo: Zoo, settings: Settings, detector: str) -> float:
             spent += time.perf_counter() - began
             for fill in fills:
                 following.canvas.lay(fill)
+        began = time.perf_counter()
+        for _ in following.canvas.ending:
+            pass
+        spent += time.perf_counter() - began
         whole += spent
         following = restoration.close(following.canvas.pixels(), infer=spent, lay=0.0)
     return whole

@@ -28,7 +28,7 @@ SECONDS = {"noop": 0.0, "sleep": 0.008}  # of one window, by name of the stand-i
 BATCH = 16  # windows of 512 px at once
 TRAINED = 512  # pixels a side: a picture of this size is one window of the fresh networks
 FRESH = {"fresh-aotgan": "aotgan", "fresh-compact": "aotgan-compact"}
-OPTIONS = Options()  # as of a request that has no fields
+OPTIONS = Options(refine="none")  # as of the requests that are compared with
 
 
 class Standin(Filler):
