@@ -57,6 +57,9 @@ COMMANDS = {
     "bench album-chaos": Command(
         "service.album_chaos:album_chaos", "Kill parts while an album runs; lose no photograph."
     ),
+    "bench ablations": Command(
+        "training.ablations:ablations", "Train variants of a recipe at equal compute; score them."
+    ),
     "bench labels": Command("training.labels_bench:labels", "Compare few labels with many."),
 }
 GROUPS = {

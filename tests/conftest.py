@@ -378,6 +378,26 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def feature_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LPIPS weights under the published names, drawn."""
+    import torch  # most tests do without, and it takes a second
+    from safetensors.torch import save_file
+
+    from training.features import TAPS, FeatureNetwork
+    from training.lpips import FILES
+
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("features")
+    for network, (trunk, heads) in FILES.items():
+        net = FeatureNetwork(network, list(TAPS[network]))
+        save_file(net.state_dict(), folder / trunk)
+        widths = [x.shape[1] for x in net(torch.zeros(1, 3, 64, 64)).values()]
+        keys = {f"lin{n}.model.1.weight": torch.rand(1, w, 1, 1) for n, w in enumerate(widths)}
+        save_file(keys, folder / heads)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def white_detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a detector, `scratches`, that takes whatever is nearly white for a line.
 

@@ -21,7 +21,7 @@ from models import checkpoint
 from models.filler import TorchFiller
 from models.registry import create
 from models.tensors import to_image
-from training import evaluate, features, frechet, inception, lpips, plots, scoring
+from training import evaluate, frechet, inception, lpips, plots, scoring
 
 SIDE = 64
 
@@ -79,21 +79,6 @@ def tiny(tmp_path):
     header = checkpoint.Header.of(generator, name="tiny-64", license="CC0-1.0")
     checkpoint.save(tmp_path / "tiny-64.safetensors", generator, header)
     return tmp_path / "tiny-64.safetensors"
-
-
-@pytest.fixture
-def feature_folder(tmp_path):
-    """LPIPS weights under the published names, drawn."""
-    torch.manual_seed(1)
-    folder = tmp_path / "features"
-    folder.mkdir()
-    for network, (trunk, heads) in lpips.FILES.items():
-        net = features.FeatureNetwork(network, list(features.TAPS[network]))
-        save_file(net.state_dict(), folder / trunk)
-        widths = [x.shape[1] for x in net(torch.zeros(1, 3, 64, 64)).values()]
-        keys = {f"lin{n}.model.1.weight": torch.rand(1, w, 1, 1) for n, w in enumerate(widths)}
-        save_file(keys, folder / heads)
-    return folder
 
 
 @pytest.mark.parametrize(

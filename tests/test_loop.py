@@ -149,7 +149,7 @@ def state_of(out):
 
 
 def without_times(saved):
-    return {key: value for key, value in saved.items() if key != "seconds"}
+    return {key: value for key, value in saved.items() if key not in ("seconds", "cpu")}
 
 
 def equal(a, b):

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from inpaint import cli
 from inpaint.errors import BadCheckpoint, BadData, ImageTooSmall, UnknownModel
 from inpaint.highres import SizeRule
 from models import checkpoint
 from models.registry import create, create_network
-from training import features, lpips, repair, repair_scoring
+from training import repair, repair_scoring
 from training.damage import Damaged, render
 from training.injuries import TRAIN, UNSEEN
 
@@ -177,21 +176,6 @@ def generator(tmp_path):
     header = checkpoint.Header.of(network, name="tiny", license="CC0-1.0")
     checkpoint.save(tmp_path / "tiny.safetensors", network, header)
     return tmp_path / "tiny.safetensors"
-
-
-@pytest.fixture
-def feature_folder(tmp_path):
-    """LPIPS weights under the published names, drawn."""
-    torch.manual_seed(1)
-    folder = tmp_path / "features"
-    folder.mkdir()
-    for network, (trunk, heads) in lpips.FILES.items():
-        net = features.FeatureNetwork(network, list(features.TAPS[network]))
-        save_file(net.state_dict(), folder / trunk)
-        widths = [x.shape[1] for x in net(torch.zeros(1, 3, 64, 64)).values()]
-        keys = {f"lin{n}.model.1.weight": torch.rand(1, w, 1, 1) for n, w in enumerate(widths)}
-        save_file(keys, folder / heads)
-    return folder
 
 
 def test_the_command_scores_prints_and_draws_them(

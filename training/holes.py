@@ -115,20 +115,39 @@ def strokes(size: int, rng: np.random.Generator) -> Hole:
     broad = rng.random() < 0.6
     for _ in range(rng.integers(1, 6 if broad else 9)):
         width = size * (rng.uniform(0.06, 0.3) if broad else rng.uniform(0.008, 0.06))
-        x, y = rng.uniform(0, size, 2).tolist()
-        angle = rng.uniform(0, 2 * math.pi)
-        points = [(x, y)]
-        for _ in range(rng.integers(2, 9)):
-            angle += rng.normal(0, 0.8)
-            length = size * rng.uniform(0.05, 0.3)
-            x = min(max(x + length * math.cos(angle), 0.0), float(size))
-            y = min(max(y + length * math.sin(angle), 0.0), float(size))
-            points.append((x, y))
-        draw.line(points, fill=255, width=max(1, round(width)), joint="curve")
-        radius = width / 2
-        for x, y in points:
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+        bent_line(draw, (size, size), size, width, rng)
     return np.asarray(canvas) > 0
+
+
+def bent_line(
+    pen: ImageDraw.ImageDraw,
+    sides: tuple[int, int],
+    reach: int,
+    thickness: float,
+    rng: np.random.Generator,
+) -> None:
+    """Draw one line of two to eight pieces with round ends, bent at random.
+
+    Args:
+        pen: of a canvas.
+        sides: width and height of the canvas, pixels; the line stays within.
+        reach: pixels; a piece is 5 % to 30 % of it long.
+        thickness: pixels.
+        rng: decides everything.
+    """
+    x, y = rng.uniform(0, sides).tolist()
+    angle = rng.uniform(0, 2 * math.pi)
+    points = [(x, y)]
+    for _ in range(rng.integers(2, 9)):
+        angle += rng.normal(0, 0.8)
+        length = reach * rng.uniform(0.05, 0.3)
+        x = min(max(x + length * math.cos(angle), 0.0), float(sides[0]))
+        y = min(max(y + length * math.sin(angle), 0.0), float(sides[1]))
+        points.append((x, y))
+    pen.line(points, fill=255, width=max(1, round(thickness)), joint="curve")
+    radius = thickness / 2
+    for x, y in points:
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
 
 
 def boxes(size: int, rng: np.random.Generator) -> Hole:

@@ -14,6 +14,7 @@ reports.
 
 import fcntl
 import json
+import math
 import os
 import signal
 import threading
@@ -46,6 +47,7 @@ def train(
     *,
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int, float], None] = lambda step, steps, rate: None,
+    cpu_seconds: float = math.inf,
 ) -> Path:
     """Train until the recipe's last step, from where the folder `out` stands; return `out`.
 
@@ -55,6 +57,9 @@ def train(
         out: the run's folder.
         report: told what happens, a line at a time, where this is the first rank.
         progress: told step, steps in all, and images per second.
+        cpu_seconds: the run is done as well when its steps, those of earlier starts that were saved
+            included, have taken so much CPU time: of all threads, batches and saves included,
+            reading photographs excluded.
 
     Raises:
         BadData, BadRecipe: for input that cannot be used, a loss that is no longer a number, or a
@@ -62,7 +67,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the state is saved.
     """
     first = distributed.rank() == 0
-    run = _Run(recipe, sources, out, report if first else _ignore, first)
+    run = _Run(recipe, sources, out, report if first else _ignore, first, cpu_seconds)
     with writing(make_folder(out)), alone(out) if first else nullcontext():
         run.begin()
         _go(run, progress)
@@ -74,14 +79,14 @@ def _go(run: "_Run", progress: Callable[[int, int, float], None]) -> None:
     recipe = run.recipe
     try:
         with asked_to_end() as asked:
-            while run.step < recipe.steps:
+            while not run.done:
                 run.advance()
                 if run.first:
                     progress(run.step, recipe.steps, run.rate)
                     run.write()
                 # all ranks, behind the same step
                 asked_for = distributed.any_of(asked.is_set(), run.trainer.device)
-                if asked_for and run.step < recipe.steps:
+                if asked_for and not run.done:
                     run.end_early()
     finally:
         run.loader.close()
@@ -135,10 +140,14 @@ class _Run:
     out: Path
     report: Callable[[str], None]
     first: bool  # rank
+    cpu_seconds: float = math.inf  # after so many it is done
     step: int = 0
     saved: int | None = None  # the step of the saved state
     images: int = 0
     seconds: float = 0.0
+    cpu: float = 0.0  # seconds of this process, all its threads
+    clock: float = 0.0  # of CPU time, behind the last step
+    done: bool = False  # the same in all ranks
     rate: float = 0.0  # squares per second of all ranks, at the last step
     classes: tuple[str, ...] = ()
     waited: float = 0.0  # seconds since the last line of scalars, for data
@@ -167,14 +176,23 @@ class _Run:
             with state.naming(self.out):
                 self.trainer.restore(saved)
                 self.step, self.images = saved["step"], saved["images"]
-                self.seconds = saved["seconds"]
+                self.seconds, self.cpu = saved["seconds"], saved.get("cpu", 0.0)
             self.saved = self.step
             self.report(f"going on at step {self.step} of {recipe.steps}")
         if self.first:
             cut(self.scalars, self.step)
         share = {"rank": distributed.rank(), "ranks": distributed.count()}
         self.loader = data.Loader(self.material, recipe, self.step, **share)
-        self.began = time.monotonic()
+        self.began, self.clock = time.monotonic(), time.process_time()
+        self._see_whether_done()
+
+    def _see_whether_done(self) -> None:
+        """Add up CPU time, and find out whether all ranks are done behind this step."""
+        now = time.process_time()
+        self.cpu, self.clock = self.cpu + now - self.clock, now
+        self.done = self.step == self.recipe.steps or distributed.any_of(
+            self.cpu >= self.cpu_seconds, self.trainer.device
+        )
 
     def _read(self, saved: dict[str, Any] | None) -> None:
         """Read photographs and labels; classes of a saved run keep their numbers."""
@@ -223,10 +241,11 @@ class _Run:
             self.seconds + passed,
         )
         self.rate = size / passed
+        self._see_whether_done()
 
     def write(self) -> None:
         """Write what is due at this step."""
-        recipe, end = self.recipe, self.step == self.recipe.steps
+        recipe, end = self.recipe, self.done
         if self.step % recipe.log_every == 0 or end:
             self._write_scalars()
         if self.step % recipe.save_every == 0 or end:
@@ -252,14 +271,15 @@ class _Run:
 
     def save(self) -> None:
         """Write the state."""
-        counts = {"step": self.step, "images": self.images, "seconds": self.seconds}
+        counts = {"step": self.step, "images": self.images}
+        times = {"seconds": self.seconds, "cpu": self.cpu}
         facts = {
             "recipe": self.recipe.model_dump_json(),
             "device": self.sources.device,
             "ranks": distributed.count(),
             "classes": list(self.classes),
         }
-        state.save(self.out, facts | counts | self.trainer.state())
+        state.save(self.out, facts | counts | times | self.trainer.state())
         self.saved = self.step
 
     def end_early(self) -> None:

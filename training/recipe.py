@@ -4,6 +4,7 @@ No inheritance and no interpolation: one file says everything about one checkpoi
 """
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -178,12 +179,23 @@ def read(path: Path, kind: type[AnyRecipe]) -> AnyRecipe:
         BadRecipe: if the file cannot be read, a key is unknown or a value impossible.
     """
     try:
-        return kind.model_validate(tomllib.loads(path.read_text()))
+        values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadRecipe(f"recipe {path}: {error}") from error
+    return checked(values, kind, f"recipe {path}")
+
+
+def checked(values: Mapping[str, object], kind: type[AnyRecipe], what: str) -> AnyRecipe:
+    """Return the recipe that these values are; `what` names it in a refusal.
+
+    Raises:
+        BadRecipe: if a key is unknown or a value impossible.
+    """
+    try:
+        return kind.model_validate(values)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
             for fault in error.errors()
         )
-        raise BadRecipe(f"recipe {path}: {faults}") from error
+        raise BadRecipe(f"{what}: {faults}") from error
