@@ -39,10 +39,13 @@ COMMANDS = {
     "eval": Command(
         "training.scoring:evaluate",
         "Score models on photographs with real holes; `inpaint eval damage` scores a detector, "
-        "`inpaint eval repair` both together.",
+        "`inpaint eval repair` both together, `inpaint eval large` fills of large photographs.",
     ),
     "eval repair": Command(
         "training.repair_scoring:evaluate", "Score detection and filling on rendered damage."
+    ),
+    "eval large": Command(
+        "training.large_scoring:evaluate", "Score fills at native size, on large photographs."
     ),
     "eval damage": Command(
         "training.finding:evaluate", "Score a detector of damage on rendered damage."
