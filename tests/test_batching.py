@@ -55,6 +55,7 @@ class Task:
     def __init__(self, pixels, hole, rule=SMALL, model="grey", *, urgent=True, alone=False):
         self.pixels, self.hole, self.rule = pixels, hole, rule
         self.model, self.urgent, self.alone = model, urgent, alone
+        self.refine = "none"
         self.before_open = lambda: None
         self.before_close = lambda: None
         self.stop = None
@@ -76,7 +77,7 @@ class Task:
         return self.fill()
 
     def fill(self):
-        plan = prepare(self.pixels.copy(), self.hole, self.rule)
+        plan = prepare(self.pixels.copy(), self.hole, self.rule, refine=self.refine)
         return Pass(self.model, plan, Finish(plan))
 
     def close(self, pixels, *, infer, lay):
@@ -680,3 +681,50 @@ def test_beside_requests_an_albums_pictures_of_a_megapixel_are_large(start, monk
     assert not any(task.ended.is_set() for task in album)
     gate.set()
     assert [task.wait().endings for task in album] == [[None]] * 3
+
+
+def torn(seed, side, **fields):
+    """A task of noise with a hole in its middle, half as wide, whose fill is refined at length."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    hole = np.zeros((side, side), bool)
+    hole[side // 4 : -side // 4, side // 4 : -side // 4] = True
+    task = Task(pixels, hole, SizeRule(multiple=8, trained=512, whole=True), **fields)
+    task.refine = "full"
+    return task
+
+
+def test_a_fill_that_is_refined_in_many_parts_is_as_if_at_once(start, monkeypatch):
+    monkeypatch.setattr("worker.batching.PART_SECONDS", 0)
+    filler, tasks = Grey(), [torn(seed, 256, urgent=seed > 0) for seed in range(3)]
+    filler.rule = tasks[0].rule
+    batching = start(grey=filler)
+    for task in tasks:
+        batching.put(task)
+
+    for task in tasks:
+        assert task.wait().endings == [None]
+        assert np.array_equal(task.filled, restore(task.pixels, task.hole, filler, refine="full"))
+
+
+def test_requests_pass_huge_holes_that_are_refined_and_those_end_when_they_should(
+    start, eventually
+):
+    batching = start(grey=Grey(), most_pixels=40_000_000, threads=2)
+    huge = [torn(seed, 1600, urgent=seed == 2) for seed in range(3)]
+    for task in huge:
+        batching.put(task)
+    eventually(lambda: len(batching._refining) == 3)
+    assert batching.room(0)[0] > 0
+    assert batching.room(0)[1] == 0  # other workers may have an album's pictures
+
+    requests = [Task(*specks(seed, 1)) for seed in range(4)]
+    for request in requests:
+        batching.put(request)
+    assert [request.wait().endings for request in requests] == [[None]] * 4
+    assert not any(task.ended.is_set() for task in huge)
+
+    for task in huge:
+        task.stop = TimedOut("it took too long")
+    assert [task.wait().endings for task in huge] == [[task.stop] for task in huge]
+    assert batching.room(0)[1] > 0
+    assert all(task.filled is None for task in huge)

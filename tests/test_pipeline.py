@@ -3,6 +3,7 @@
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -20,7 +21,9 @@ from inpaint.errors import (
 from inpaint.header import Limits
 from inpaint.highres import SizeRule
 from inpaint.mask import grow
+from inpaint.patches import Refine
 from inpaint.picture import decode
+from inpaint.restore import restore
 from models.damage import find as damage_of
 from models.damage import load_detector
 from models.filler import Filler
@@ -80,6 +83,25 @@ def test_the_facts_are_those_of_the_picture(image, mask, hole):
     assert restored.seconds["decode"] > 0
     assert restored.seconds["infer"] == 0.25
     assert restored.seconds["encode"] > 0.5  # laying and encoding
+
+
+class Blurred(Red):
+    """A filler that counts as a network."""
+
+    learned = True
+
+    def __call__(self, pixels, holes):
+        return np.full_like(pixels, [255, 0, 0])
+
+
+@pytest.mark.parametrize("refine", get_args(Refine))
+@pytest.mark.parametrize("kind", [Red, Blurred])
+def test_a_fill_is_refined_as_asked_exactly_as_restore_does(image, mask, photo, hole, kind, refine):
+    result = pixels_of(run(image, mask, Zoo({"red": kind()}, {}), refine=refine))
+
+    meant = ("patches" if kind is Blurred else "none") if refine == "auto" else refine
+    assert np.array_equal(result, restore(photo, hole, Blurred(), refine=meant))
+    assert (result[hole] == [255, 0, 0]).all() == (meant == "none")
 
 
 def test_another_output_format_is_written(image, mask):

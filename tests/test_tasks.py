@@ -25,6 +25,7 @@ class Grey:
     """A filler that paints grey, after doing what a test wants."""
 
     rule = SizeRule(whole=True)
+    learned = False
     batch_pixels = 8 * 96 * 64
 
     def __init__(self, first=lambda: None):
@@ -294,3 +295,31 @@ def test_a_suspect_is_alone(shops, blobs, image, mask):
     assert shop.room(0) == (0, 0)
     endings(shop)
     assert all(shop.room(SECONDS))
+
+
+@pytest.fixture
+def refining(shops, blobs, encoded, eventually):
+    """A workshop and its claim on a job whose huge hole is being refined."""
+    hole = np.zeros((1600, 1600), np.uint8)
+    hole[400:1200, 400:1200] = 255
+    noise = np.random.default_rng(0).integers(0, 256, (*hole.shape, 3), dtype=np.uint8)
+    shop = shops()
+    files = (blobs.put(encoded(each, compress_level=0)) for each in (noise, hole))
+    one = claim(*files, refine="full")
+    shop.take(one)
+    eventually(lambda: shop._batching._refining)
+    return shop, one
+
+
+def test_a_job_that_is_canceled_while_its_fill_is_refined_goes_no_further(refining, blobs):
+    shop, one = refining
+    one.live = False
+    assert endings(shop) == {one: None}
+    shop.drain()
+    assert len(list(blobs.folder.iterdir())) == 2
+
+
+def test_the_time_limit_holds_while_a_fill_is_refined(refining):
+    shop, one = refining
+    one.began -= shop.settings.job_timeout_seconds
+    assert endings(shop)[one]["problem"]["code"] == "timed-out"
