@@ -115,6 +115,7 @@ class Recipe(Part):
     source: str = ""
     trained: int = Field(default=256, ge=16)  # the size that the checkpoint's rule names, pixels
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    optimizer: Literal["adam", "muon"] = "adam"  # of the generator; the discriminator's is Adam
     betas: tuple[Decay, Decay] = (0.5, 0.99)
     warmup: int = Field(default=200, ge=0)  # steps of rising learning rate
     clip: float = Field(default=1.0, ge=0)  # the largest norm of a gradient; 0: any

@@ -23,6 +23,7 @@ from . import distributed, losses, state
 from .data import Batch
 from .discriminators import Discriminator, Judgement
 from .features import FeatureNetwork, normalise
+from .muon import Muon
 from .networks import feature_network, first_discriminator, first_generator
 from .recipe import Recipe
 
@@ -106,8 +107,8 @@ class Trainer:
         self.discriminator = self._to_device(first_discriminator(recipe, classes))
         features = feature_network(recipe, sources.features)
         self.features = None if features is None else self._to_device(features)
-        self.generator_optimizer = self._optimizer(self.generator)
-        self.discriminator_optimizer = self._optimizer(self.discriminator)
+        self.generator_optimizer = self._optimizer(self.generator, recipe.optimizer)
+        self.discriminator_optimizer = self._optimizer(self.discriminator, "adam")
         self._generate = distributed.shared(self.generator)
         self._judge = distributed.shared(Judge(self.discriminator))
 
@@ -116,8 +117,10 @@ class Trainer:
         # torch types this form of `to` for tensors alone.
         return network.to(memory_format=self.layout)  # type: ignore[call-overload]
 
-    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Adam; the rate is set before every step."""
+    def _optimizer(self, network: nn.Module, name: str) -> torch.optim.Optimizer:
+        """Return what moves a network; the rate is set before every step."""
+        if name == "muon":
+            return Muon(network.parameters(), self.recipe.betas)
         return torch.optim.Adam(network.parameters(), betas=self.recipe.betas, fused=True)
 
     def autocast(self) -> torch.autocast:
