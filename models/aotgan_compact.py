@@ -8,10 +8,12 @@ High-Resolution Image Inpainting", arXiv 2104.01431, section 3.1), made cheap:
 * the gate is a 1x1 convolution without the paper's standardisation, so that a fill does not depend
   on the statistics of the whole window;
 * skip connections from 1/4 and 1/2, because the known region lends its edges to the fill;
-* zero padding instead of reflection.
+* zero padding instead of reflection;
+* optionally, between the blocks, one operation that sees the whole window.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,60 @@ from torch import Tensor, nn
 from inpaint.highres import SizeRule
 
 from .generator import Generator
+
+TOKENS = 16  # on a side, of the averaged map that attention looks at
+HEADS = 4
+
+
+class Attention(nn.Module):
+    """Adds to each place what it takes from all others: its query against a map of 16x16 averages.
+
+    Scaled dot products, Vaswani et al. 2017, arXiv:1706.03762, section 3.2, without positions.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels, 1)
+        self.key = nn.Conv2d(channels, channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of the same shape (B,C,H,W)."""
+        tokens = F.adaptive_avg_pool2d(x, TOKENS)
+        heads = [
+            layer(seen).flatten(2).unflatten(1, (HEADS, -1)).transpose(2, 3)  # (B,heads,N,C/heads)
+            for layer, seen in ((self.query, x), (self.key, tokens), (self.value, tokens))
+        ]
+        found = F.scaled_dot_product_attention(*heads)
+        out: Tensor = x + self.out(found.transpose(2, 3).reshape(x.shape))
+        return out
+
+
+class Fourier(nn.Module):
+    """Adds what a 1x1 convolution makes of the spectrum, where each value is of the whole map.
+
+    The spectral transform of fast Fourier convolutions (Chi et al. 2020; LaMa, arXiv:2109.07161,
+    section 2.1), with the convolution before it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(channels, channels // 2, 1)
+        self.spectrum = nn.Conv2d(channels, channels, 1)  # real and imaginary parts
+        self.out = nn.Conv2d(channels // 2, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of the same shape (B,C,H,W)."""
+        waves = torch.fft.rfft2(F.relu(self.before(x)).float(), norm="ortho")
+        parts = torch.cat([waves.real, waves.imag], dim=1).to(x.dtype)
+        real, imaginary = F.relu(self.spectrum(parts)).float().chunk(2, dim=1)
+        back = torch.fft.irfft2(torch.complex(real, imaginary), s=x.shape[2:], norm="ortho")
+        out: Tensor = x + self.out(back.to(x.dtype))
+        return out
+
+
+CONTEXTS: dict[str, type[Attention] | type[Fourier]] = {"attention": Attention, "fourier": Fourier}
 
 
 class CompactAOTBlock(nn.Module):
@@ -52,6 +108,7 @@ class CompactAOTGAN(Generator):
         channels: int = 192  # channels at 1/8 of the side
         blocks: int = 8
         rates: tuple[int, ...] = (1, 2, 4, 8)
+        context: Literal["none", "attention", "fourier"] = "none"  # in the middle of the blocks
 
     rule = SizeRule(multiple=8, minimum=16, trained=256)
     source = "after AOT-GAN, arXiv:2104.01431"
@@ -66,6 +123,7 @@ class CompactAOTGAN(Generator):
         self.middle = nn.Sequential(
             *(CompactAOTBlock(channels, config.rates) for _ in range(config.blocks))
         )
+        self.context = CONTEXTS[config.context](channels) if config.context in CONTEXTS else None
         self.up1 = nn.Conv2d(channels + 2 * width, 2 * width, 3, padding=1)
         self.up2 = nn.Conv2d(3 * width, width, 3, padding=1)
         self.refine = nn.Conv2d(width, width, 3, padding=1)
@@ -81,13 +139,19 @@ class CompactAOTGAN(Generator):
         for block in self.middle:
             nn.init.constant_(block.gate.bias, -1.0)  # type: ignore[union-attr, arg-type]  # a CompactAOTBlock
         nn.init.normal_(self.head.weight, std=0.02)
+        if self.context is not None:
+            nn.init.zeros_(self.context.out.weight)  # a fresh one passes its input
 
     def generate(self, visible: Tensor, mask: Tensor) -> Tensor:
         """Return the fill (B,3,H,W); the network sees the hole gray (0)."""
         half = F.pixel_unshuffle(torch.cat([visible, mask], dim=1), 2)  # (B,16,H/2,W/2)
         half = F.relu(self.stem(half))
         quarter = F.relu(self.down1(half))
-        deep = self.middle(F.relu(self.down2(quarter)))  # (B,channels,H/8,W/8)
+        deep = F.relu(self.down2(quarter))  # (B,channels,H/8,W/8)
+        for number, block in enumerate(self.middle):
+            if self.context is not None and number == len(self.middle) // 2:
+                deep = self.context(deep)
+            deep = block(deep)
         up = F.interpolate(deep, scale_factor=2, mode="nearest")
         up = F.relu(self.up1(torch.cat([up, quarter], dim=1)))
         up = F.interpolate(up, scale_factor=2, mode="nearest")

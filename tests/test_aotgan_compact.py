@@ -1,8 +1,13 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
 from inpaint.highres import SizeRule
-from models.aotgan_compact import CompactAOTBlock, CompactAOTGAN
+from models.aotgan_compact import CONTEXTS, CompactAOTBlock, CompactAOTGAN
+from models.filler import TorchFiller, fastest_filler
 
 SMALL = CompactAOTGAN.Config(width=4, channels=8, blocks=2, rates=(1, 2))
 
@@ -79,3 +84,60 @@ def test_a_fill_depends_on_the_window_near_the_hole_and_not_on_its_statistics():
 
 def test_windows_are_multiples_of_eight_from_16_pixels_on():
     assert small().rule == SizeRule(multiple=8, minimum=16, trained=256)
+
+
+@pytest.mark.parametrize("kind", CONTEXTS)
+def test_a_fresh_context_passes_its_input_and_a_trained_one_sees_the_whole_window(kind):
+    torch.manual_seed(0)
+    plain = small()
+    generator = CompactAOTGAN(replace(SMALL, context=kind)).eval()
+    missing, strange = generator.load_state_dict(plain.state_dict(), strict=False)
+    assert all(name.startswith("context.") for name in missing)
+    assert not strange  # weights from before it was there still load
+    image = torch.rand(1, 3, 32, 480)
+    mask = torch.zeros(1, 1, 32, 480)
+    mask[..., 4:12, 4:12] = 1
+    assert torch.equal(generator(image, mask), plain(image, mask))
+
+    torch.nn.init.normal_(generator.context.out.weight)
+    far = image.clone()
+    far[..., 440:] = 1
+    near, changed = (generator(x, mask)[..., :64] for x in (image, far))
+    assert not torch.allclose(near, changed, atol=1e-4)
+
+
+def test_attention_is_that_of_each_place_to_the_averages():
+    torch.manual_seed(0)
+    attention = CONTEXTS["attention"](8).double()
+    x = torch.randn(2, 8, 32, 48, dtype=torch.float64)
+    tokens = x.unflatten(2, (16, 2)).unflatten(4, (16, 3)).mean((3, 5))
+    q, k, v = (
+        layer(seen).flatten(2).unflatten(1, (4, 2))
+        for layer, seen in (
+            (attention.query, x),
+            (attention.key, tokens),
+            (attention.value, tokens),
+        )
+    )
+    shares = (torch.einsum("bhcn,bhcm->bhnm", q, k) / 2**0.5).softmax(3)
+    found = torch.einsum("bhnm,bhcm->bhcn", shares, v).reshape(x.shape)
+    assert torch.allclose(attention(x), x + attention.out(found))
+
+
+@pytest.mark.parametrize("kind", CONTEXTS)
+def test_a_generator_with_context_is_served_at_any_size(kind):
+    torch.manual_seed(0)
+    generator = CompactAOTGAN(replace(SMALL, context=kind)).eval()
+    torch.nn.init.normal_(generator.context.out.weight)
+    fast, plain = (
+        fastest_filler(generator, precision="float32"),
+        TorchFiller(generator, precision="float32"),
+    )
+    rng = np.random.default_rng(0)
+    for height, width in ((64, 64), (40, 136)):
+        pixels = rng.integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+        holes = np.zeros((1, height, width), bool)
+        holes[:, 8:30, 8:30] = True
+        difference = fast(pixels, holes).astype(int) - plain(pixels, holes)
+        assert np.abs(difference).max() <= 1
+    assert fast.engine == "openvino"
