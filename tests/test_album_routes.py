@@ -508,6 +508,34 @@ def test_photographs_come_one_by_one_and_a_broken_upload_goes_on(
     assert (nothing.status_code, nothing.json()["errors"][0]["field"]) == (422, "image")
 
 
+def test_fills_are_refined_as_an_album_or_its_manifest_asks(
+    service, photos, small_mask, eventually
+):
+    photo = photos(1, 13)[0]
+    images = [("images", name, photo) for name in ("a.png", "b.png", "c.png")]
+    files = [*images, ("mask", "m.png", small_mask)]
+    manifest = json.dumps({"b.png": {"refine": "full"}, "c.png": {"refine": "none"}})
+    answer = post(service, files, refine="patches", manifest=manifest)
+    album, items = ended(service, answer, eventually)
+    assert [item["reused"] for item in items] == [False, False, False]
+    whole = archive(service, album["links"]["self"])
+    for name, refine in (("a.png", "patches"), ("b.png", "full"), ("c.png", "none")):
+        single = service.client.post(
+            "/inpaint",
+            files={"image": ("x.png", photo), "mask": ("m.png", small_mask)},
+            data={"refine": refine},
+        )
+        assert whole.read(name) == single.content
+    assert len({whole.read(name) for name in ("a.png", "b.png", "c.png")}) == 3
+
+    _, again = ended(service, post(service, files, refine="full"), eventually)
+    assert all(item["reused"] for item in again)
+    _, other = ended(service, post(service, files), eventually)  # auto
+    assert not other[0]["reused"]
+    refused = post(service, files, refine="better")
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "refine")
+
+
 def test_an_album_is_closed_by_hand(service, photos, small_mask, eventually):
     answer = post(service, [], expect="100")
     path = answer.headers["location"]

@@ -111,6 +111,16 @@ def test_masks_are_fetched_changed_and_sent_by_their_names(here, serving):
     assert Path("out/whole.png").read_bytes() == Path("scans/whole.png").read_bytes()
 
 
+def test_fills_are_refined_as_asked(here, serving):
+    for refine in ("auto", "none", "full"):
+        options = ["-o", refine, "--refine", refine, "--server", serving.url, "--mask", "auto"]
+        assert run("album", "scans/b.png", *options) == 0
+    assert np.array_equal(samples("auto/b.png"), samples("none/b.png"))  # of telea
+    changed = (samples("full/b.png") != samples("none/b.png")).any(axis=2)
+    columns = np.flatnonzero(changed.any(axis=0))
+    assert 58 <= columns.min() <= columns.max() <= 64  # the hole's
+
+
 def test_bad_photographs_fail_alone_when_told_to_go_on(here, serving, capsys):
     Path("scans/bad.png").write_bytes(b"no picture")
     Path("scans/cut.png").write_bytes(Path("scans/b.png").read_bytes()[:-900])
@@ -253,6 +263,7 @@ def test_more_photographs_than_an_album_may_have_become_two(here, serving):
     [
         ("scans", "-o", "out", "--mask-only", "--mask", "scans"),
         ("scans", "-o", "out", "--mask-only", "--format", "jpeg"),
+        ("scans", "-o", "out", "--mask-only", "--refine", "full"),
         ("scans", "-o", "out", "--sensitivity", "0.5"),
         ("scans/b.png", "-o", "out.png"),
         ("absent", "-o", "out"),

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -26,7 +27,7 @@ def learned(server, start_service, tmp_path_factory):
     variables = {
         "INPAINT_CHECKPOINTS": str(folder),
         "INPAINT_MODEL": "tiny",
-        "INPAINT_MODELS": "tiny,telea",
+        "INPAINT_MODELS": "tiny,telea,navier-stokes",
     }
     with start_service(settings, worker=True, **variables) as running:
         yield running
@@ -59,6 +60,57 @@ def test_two_models_give_two_fills(learned, image, mask, hole):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "auto"), [("tiny", "patches"), ("telea", "none"), ("navier-stokes", "none")]
+)
+def test_a_fill_is_refined_as_asked_and_by_default_what_a_network_filled(
+    learned, image, mask, photo, hole, model, auto
+):
+    answers = {
+        refine: learned.post(image, mask, data={"model": model, "refine": refine})
+        for refine in ("none", "patches", "full")
+    }
+    default = learned.post(image, mask, data={"model": model})
+
+    for refine, answer in answers.items():
+        assert answer.status_code == 200, answer.text
+        job = learned.client.get(f"/jobs/{answer.headers['x-job-id']}").json()
+        assert job["params"]["refine"] == refine
+        assert np.array_equal(pixels_of(answer.content)[~hole], photo[~hole])
+    assert len({answer.content for answer in answers.values()}) == 3
+    assert default.content == answers[auto].content
+
+
+@pytest.mark.slow
+def test_telea_is_opencvs_bit_for_bit(learned, image, mask, photo, hole):
+    answer = learned.post(image, mask, data={"model": "telea"})
+
+    expected = cv2.inpaint(photo, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+    assert np.array_equal(pixels_of(answer.content), expected)
+
+
+@pytest.mark.slow
+def test_requests_are_answered_while_a_huge_hole_is_refined_and_that_may_be_canceled(
+    learned, encoded, image, mask, eventually
+):
+    large = np.random.default_rng(0).integers(0, 256, (1600, 1600, 3), np.uint8)
+    hole = np.zeros(large.shape[:2], np.uint8)
+    hole[400:1200, 400:1200] = 255
+    answer = learned.post(
+        encoded(large, compress_level=0),
+        encoded(hole),
+        data={"model": "telea", "refine": "full"},
+        headers={"Prefer": "respond-async"},
+    )
+    place = answer.headers["Location"]
+    eventually(lambda: learned.client.get(place).json()["status"] == "running")
+
+    assert [learned.post(image, mask).status_code for _ in range(3)] == [200] * 3
+    assert learned.client.post(f"{place}/cancel").status_code == 202
+    assert learned.client.get(place).json()["status"] == "canceled"
+
+
+@pytest.mark.slow
 def test_many_at_once_get_each_their_own_picture_and_the_damaged_one_its_refusal(
     learned, encoded, photo, hole, mask
 ):
@@ -69,7 +121,7 @@ def test_many_at_once_get_each_their_own_picture_and_the_damaged_one_its_refusal
     models = ["tiny", "telea"] * 12
 
     def post(image, model):
-        return learned.post(image, mask, data={"model": model})
+        return learned.post(image, mask, data={"model": model, "refine": "none"})
 
     alone = [post(sent[number], models[number]).content for number in (0, 1)]
     with ThreadPoolExecutor(len(sent)) as clients:

@@ -42,6 +42,11 @@ def test_a_job_that_was_admitted_waits_in_its_queue(submit, read):
     assert abs(datetime.now(UTC) - record.created_at) < timedelta(seconds=5)
 
 
+def test_a_job_of_before_there_was_refinement_is_read():
+    old = {"version": 2, "image": KEY, "mask": KEY, "model": "telea", "tone": ["fade"]}
+    assert InpaintJob.model_validate(old).refine == "auto"
+
+
 def test_a_job_that_was_just_admitted_needs_no_reading(submit, read, settings):
     job_id = submit(mask_grow=4)
     record = jobs.fresh(job_id, job(mask_grow=4), "interactive", settings)

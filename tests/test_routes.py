@@ -278,6 +278,8 @@ def test_openapi_describes_the_form_and_the_problems(service):
     assert form["required"] == ["image"]
     assert form["additionalProperties"] is False
     assert form["properties"]["mask_feather"]["maximum"] == 128
+    assert form["properties"]["refine"]["enum"] == ["auto", "none", "patches", "full"]
+    assert form["properties"]["refine"]["default"] == "auto"
     assert form["properties"]["tone"]["type"] == "string"
     assert set(post["responses"]) == {"200", "202", "4XX", "5XX"}
     assert "application/problem+json" in post["responses"]["4XX"]["content"]

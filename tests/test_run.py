@@ -12,6 +12,9 @@ from PIL import Image
 
 from inpaint.cli import main
 from inpaint.picture import decode, probe
+from inpaint.restore import restore
+from models.filler import TorchFiller
+from models.registry import create
 
 HEIGHT, WIDTH = 90, 120
 
@@ -103,6 +106,25 @@ def test_a_tone_is_taken_by_name_and_another_name_is_refused_with_the_choices(he
     assert (result[~hole] != drawn()[~hole]).any(axis=1).mean() > 0.5
     assert run("one.png", "--mask", "mask.png", "-o", "other", "--tone", "sharpen") == 2
     assert "denoise" in capsys.readouterr().err
+    assert not (here / "other").exists()
+
+
+def test_a_fill_is_refined_as_asked_and_another_word_is_refused_with_the_choices(
+    here, hole, capsys
+):
+    plain = drawn()
+    telea = restore(plain, hole, TorchFiller(create("telea", {})))
+    for words, expected in (
+        ((), telea),
+        (("--refine", "none"), telea),
+        (("--refine", "full"), None),
+    ):
+        assert run("one.png", "--mask", "mask.png", "-o", "out", "--overwrite", *words) == 0
+        result = samples(here / "out" / "one.png")
+        assert np.array_equal(result[~hole], plain[~hole])
+        assert np.array_equal(result, telea) == (expected is telea)
+    assert run("one.png", "--mask", "mask.png", "-o", "other", "--refine", "better") == 2
+    assert "patches" in capsys.readouterr().err
     assert not (here / "other").exists()
 
 

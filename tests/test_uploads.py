@@ -154,6 +154,13 @@ def test_an_impossible_value_is_refused_and_shown(gateway, image, mask, field, v
     assert f"The field {field} was sent as {value[:64]!r}." in detail
 
 
+def test_what_refine_may_be_is_told(gateway, image, mask):
+    detail = refused(
+        gateway.post(image, mask, data={"refine": "all"}), 422, "invalid-field", "refine"
+    )
+    assert "'auto', 'none', 'patches' or 'full'" in detail
+
+
 def test_all_fields_at_fault_are_named_in_one_answer(gateway, image, mask):
     data = {"mask_grow": "x", "seed": "1", "output_format": "gif"}
     answer = gateway.post(image, mask, data=data)
