@@ -165,6 +165,22 @@ def test_crops_are_mirrored_and_turned_gray_as_asked(recipe):
     assert np.ptp(square_of(pixels, gray), axis=2).max() == 0
 
 
+def test_sepia_is_brown_of_the_same_light_and_leaves_black_and_white(recipe):
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 256, 1).repeat(3, 2)
+    brown = Crops(smallest=256, colour=0, flip=0, gray=0, sepia=1)
+    one, other = (
+        data.crop(ramp, 256, recipe.model_copy(update={"crops": brown}), np.random.default_rng(n))
+        for n in range(2)
+    )
+    red, green, blue = one[:, 0].astype(int).T
+    assert np.array_equal(green, ramp[:, 0, 1])
+    assert (red[1:-1] >= green[1:-1]).all()
+    assert (blue[1:-1] <= green[1:-1]).all()
+    assert red[128] > 128 + 5 > 128 - 10 > blue[128]
+    assert one[[0, -1], 0].tolist() == [[0, 0, 0], [255, 255, 255]]
+    assert not np.array_equal(one, other)  # not all of them are equally brown
+
+
 @pytest.fixture
 def material():
     return data.Material([np.asarray(picture(seed)) for seed in range(5)])

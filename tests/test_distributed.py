@@ -52,6 +52,7 @@ hole_squared = 1.0
 perceptual = 0.0
 style = 0.0
 adversarial = 0.5
+r1 = 1.0
 blur_kernel = 9
 blur_sigma = 1.5
 

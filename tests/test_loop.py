@@ -45,9 +45,11 @@ perceptual = 0.0
 style = 0.0
 blur_kernel = 9
 blur_sigma = 1.5
+r1 = 1.0
 
 [crops]
 smallest = 24
+sepia = 0.3
 
 [[stages]]
 steps = 8
@@ -213,9 +215,10 @@ def test_an_interrupted_run_saves_says_so_and_goes_on(recipe_file, photographs, 
 
 
 @pytest.mark.slow
-def test_a_run_with_dropout_goes_on_bit_for_bit(recipe, sources, tmp_path):
+def test_a_run_with_dropout_moved_by_muon_goes_on_bit_for_bit(recipe, sources, tmp_path):
     stage = {"steps": 4, "size": 64, "batch": 2, "learning_rate": 1e-3}
     changes = {"architecture": "ccgan", "generator": {"width": 2}, "log_every": 1, "save_every": 1}
+    changes["optimizer"] = "muon"
     whole = Recipe.model_validate(recipe.model_dump() | changes | {"stages": [stage]})
     half = Recipe.model_validate(whole.model_dump() | {"stages": [stage | {"steps": 2}]})
     loop.train(whole, sources, tmp_path / "whole")

@@ -311,3 +311,16 @@ def test_feature_matching_is_the_mean_over_layers_and_leaves_the_real_side_alone
     assert loss.item() == 2
     assert real[0].grad is None
     assert fake[0].grad.sum().item() == pytest.approx(0.5)
+
+
+def test_r1_is_the_squared_slope_at_real_images_and_flattens_the_discriminator():
+    discriminator = torch.nn.Conv2d(3, 1, 1)
+    with torch.no_grad():
+        discriminator.weight.copy_(torch.tensor([1.0, -2.0, 3.0]).view(1, 3, 1, 1))
+    real = torch.rand(2, 3, 4, 5, requires_grad=True)
+    loss = losses.r1(discriminator, real)
+    loss.backward()
+    assert loss.item() == pytest.approx(14 * 20)  # the slope is the weight at each pixel
+    gradient = discriminator.weight.grad.flatten()
+    assert gradient.tolist() == pytest.approx([2 * 20, -4 * 20, 6 * 20])
+    assert real.grad is None

@@ -79,6 +79,7 @@ def test_an_unknown_key_of_a_part_is_refused_by_name(write):
         ("[holes]\nsmallest = 0.7\n", "holes.smallest is larger than holes.largest"),
         ("[losses]\nmode = 'papr'\n", "losses.mode"),
         ("[losses]\nobjective = 'hinge'\n", "losses.objective"),
+        ("[crops]\ngray = 0.6\nsepia = 0.5\n", "crops.gray and crops.sepia are more than all"),
         ("[losses]\nblur_kernel = 70\n", "losses.blur_kernel is 70; it must be odd"),
         ("[features]\nstyle_taps = []\n", "features.style_taps"),
         ("[discriminator]\nkind = 'patch'\n", "discriminator.kind"),

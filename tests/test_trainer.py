@@ -16,6 +16,7 @@ from models.tensors import composite
 from training import data, features, recipe
 from training.data import Batch
 from training.detection import is_detector
+from training.muon import Muon
 from training.recipe import Recipe
 from training.trainer import NotFinite, Sources, Trainer
 
@@ -293,6 +294,31 @@ def test_dropout_depends_on_the_step_alone():
     first, again, later = (answer for _, answer in fills)
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
+
+
+def test_r1_is_taken_every_sixteenth_step_and_sixteen_times_as_strong():
+    recipes = [a_recipe(steps=40, losses={"r1": weight}) for weight in (0.0, 2.0)]
+    plain, wanted = (Trainer(one, NOWHERE) for one in recipes)
+    found = [wanted.step(a_batch(), step) for step in (0, 1, 16)]
+    assert ["r1" in losses for losses in found] == [True, False, True]
+    assert "r1" not in plain.step(a_batch(), 0)
+
+    view = wanted._view(*wanted.tensors_of(a_batch()), torch.zeros(2, 3, 32, 32))
+    labels = torch.tensor([-1, -1])
+    losses, total = wanted._discriminator_losses(view, labels, plays=True, slope=True)
+    assert total.item() == pytest.approx((losses["discriminator"] + 16 * losses["r1"]).item())
+    without, total = wanted._discriminator_losses(view, labels, plays=True, slope=False)
+    assert total == without["discriminator"]
+
+
+def test_muon_moves_the_generator_and_adam_the_discriminator():
+    trainer = Trainer(a_recipe(optimizer="muon"), NOWHERE)
+    before = weights(trainer.generator), weights(trainer.discriminator)
+    trainer.step(a_batch(), 0)
+    for old, network in zip(before, (trainer.generator, trainer.discriminator), strict=True):
+        assert min(moved(old, network).values()) > 0
+    assert isinstance(trainer.generator_optimizer, Muon)
+    assert isinstance(trainer.discriminator_optimizer, torch.optim.Adam)
 
 
 # --- what is refused --------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from .recipe import Recipe, Stage
 
 Pixels = NDArray[np.uint8]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+BROWN = 0.2, 1.0  # how brown sepia is: at 1, middle gray (128) is (169, 128, 64)
 AHEAD = 4  # batches prepared while the network works
 
 
@@ -141,9 +142,19 @@ def crop(pixels: Pixels, size: int, recipe: Recipe, rng: np.random.Generator) ->
         gain, shift = 1 + rng.uniform(-1, 1, 2) * recipe.crops.colour
         levels = np.arange(256) * gain + (shift - 1) * 255
         square = square.point(levels.clip(0, 255).astype(np.uint8).tolist() * 3)
-    if rng.random() < recipe.crops.gray:
+    faded = rng.random()
+    if faded < recipe.crops.gray + recipe.crops.sepia:
         square = square.convert("L").convert("RGB")
+        if faded >= recipe.crops.gray:
+            square = square.point(_sepia(rng.uniform(*BROWN)))
     return np.asarray(square)
+
+
+def _sepia(brown: float) -> list[int]:
+    """Return the levels of red, green and blue for each level of gray; black and white stay."""
+    gray = np.arange(256) / 255
+    levels = [255 * gray**power for power in (1 - 0.4 * brown, 1, 1 + brown)]
+    return np.concatenate(levels).round().astype(np.uint8).tolist()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Losses that divide by such an amount take its mean over the ranks as `area` or `
 the ranks' gradients is then that of the joined batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -188,6 +188,21 @@ def adversarial_generator(
         return error.mean()
     area = mask.sum() if area is None else area
     return (error * mask).sum() / (area + TINY)
+
+
+def r1(logits_of: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """Return mean over samples of |d sum D(x) / d x|^2 at real images: Mescheder et al. 2018.
+
+    arXiv:1801.04406, equation 9, without gamma / 2; logits of patches are summed, as in LaMa's
+    released code. Its own gradient reaches the discriminator's weights.
+
+    Args:
+        logits_of: the discriminator; in float32, for squares of small gradients are smaller still.
+        real: (B,3,H,W).
+    """
+    image = real.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(logits_of(image).sum(), image, create_graph=True)
+    return slope.square().sum((1, 2, 3)).mean()
 
 
 def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:

@@ -32,6 +32,7 @@ class Crops(Part):
 
     smallest: int = Field(default=128, ge=16)  # side of the smallest square cut out, pixels
     gray: Share = 0.05  # share of crops turned gray
+    sepia: Share = 0.0  # share of crops turned gray and then brown
     colour: Share = 0.05  # brightness and contrast change by at most this factor
     flip: Share = 0.5  # share mirrored
 
@@ -76,6 +77,7 @@ class Losses(Part):
     fake: Literal["composite", "fill"] = "composite"  # what the discriminator is shown as fake
     both_fakes: bool = False  # the other one too: CC-GAN^2
     feature_matching: Weight = 1.0
+    r1: Weight = 0.0  # gamma of the discriminator's gradient penalty, taken every 16 steps
     classes: Weight = 0.0  # cross-entropy of the discriminator's class head, on labelled images
     mode: MaskMode = "paper"  # SM-PatchGAN's targets
     blur_kernel: int = Field(default=71, ge=1)  # pixels, odd: it has a centre
@@ -138,6 +140,8 @@ class Recipe(Part):
             raise ValueError("save_every is not a multiple of log_every")
         if self.losses.blur_kernel % 2 == 0:
             raise ValueError(f"losses.blur_kernel is {self.losses.blur_kernel}; it must be odd")
+        if self.crops.gray + self.crops.sepia > 1:
+            raise ValueError("crops.gray and crops.sepia are more than all crops together")
         if self.holes.smallest > self.holes.largest:
             raise ValueError("holes.smallest is larger than holes.largest")
         if self.discriminator.kind == "context-conditioned" and self.losses.part != "centre":

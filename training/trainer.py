@@ -28,6 +28,7 @@ from .networks import feature_network, first_discriminator, first_generator
 from .recipe import Recipe
 
 Network = TypeVar("Network", bound=nn.Module)
+R1_EVERY = 16  # steps, and so many times as strong: arXiv:1912.04958, section 3.1
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,16 @@ class Judge(nn.Module):
         self.discriminator = discriminator
 
     def forward(
-        self, real: Tensor, fakes: Sequence[Tensor], context: Tensor
-    ) -> tuple[Judgement, list[Judgement]]:
-        """Return the judgement of the real squares (B,3,h,w) and of each kind of fakes."""
+        self, real: Tensor, fakes: Sequence[Tensor], context: Tensor, *, slope: bool
+    ) -> tuple[Judgement, list[Judgement], Tensor | None]:
+        """Return the judgement of the real squares (B,3,h,w), of each kind of fakes, and R1."""
         of_real = self.discriminator(real, context)
-        return of_real, [self.discriminator(fake, context) for fake in fakes]
+        of_fakes = [self.discriminator(fake, context) for fake in fakes]
+        if not slope:
+            return of_real, of_fakes, None
+        with torch.autocast(real.device.type, enabled=False):
+            penalty = losses.r1(lambda image: self.discriminator(image, context).logits, real)
+        return of_real, of_fakes, penalty
 
 
 class Trainer:
@@ -156,7 +162,8 @@ class Trainer:
         moved = [_Move(self.generator, self.generator_optimizer, total, recipe.rate_at(step))]
         if plays or (stage.adversarial and weigh.classes):
             labels = torch.from_numpy(batch.labels).to(self.device)
-            judged, total = self._discriminator_losses(view, labels, plays=plays)
+            slope = plays and weigh.r1 > 0 and step % R1_EVERY == 0
+            judged, total = self._discriminator_losses(view, labels, plays=plays, slope=slope)
             found |= judged
             rate = recipe.discriminator.learning_rate
             moved.append(_Move(self.discriminator, self.discriminator_optimizer, total, rate))
@@ -246,7 +253,7 @@ class Trainer:
         return found | {"adversarial": torch.stack(sides).mean()}
 
     def _discriminator_losses(
-        self, view: View, labels: Tensor, *, plays: bool
+        self, view: View, labels: Tensor, *, plays: bool, slope: bool
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the discriminator's side, by name and as a weighted sum.
 
@@ -255,7 +262,7 @@ class Trainer:
         weigh = self.recipe.losses
         fakes = [fake.detach() for fake in self._fakes(view)] if plays else []
         with self.autocast():
-            of_real, of_fakes = self._judge(view.image, fakes, view.context)
+            of_real, of_fakes, penalty = self._judge(view.image, fakes, view.context, slope=slope)
         found: dict[str, Tensor] = {}
         total = of_real.logits.float().sum() * 0  # every parameter has a gradient, be it 0
         if plays:
@@ -273,6 +280,9 @@ class Trainer:
             ]
             found["discriminator"] = torch.stack(sides).mean()
             total = total + found["discriminator"]
+        if penalty is not None:
+            found["r1"] = penalty
+            total = total + weigh.r1 / 2 * R1_EVERY * penalty
         if weigh.classes:
             assert of_real.classes is not None
             count = distributed.mean((labels >= 0).sum().float())
