@@ -351,6 +351,11 @@ def test_classical_models_are_always_scored_and_named_once(tiny):
     assert list(evaluate.open_models(["telea"])) == ["navier-stokes", "telea"]
 
 
+def test_a_smooth_reference_is_scored_when_it_is_named():
+    pytest.importorskip("scipy", reason="comes with the extra `demo`")
+    assert list(evaluate.open_models(["biharmonic"])) == ["biharmonic", *evaluate.REFERENCES]
+
+
 def test_models_that_are_not_there_are_refused(tiny, tmp_path):
     with pytest.raises(UnknownModel, match="nothing-256 is neither"):
         evaluate.open_models(["nothing-256"])

@@ -36,6 +36,7 @@ from models.registry import GENERATORS, create
 from models.tensors import to_image
 
 from . import frechet, metrics
+from .biharmonic import Biharmonic
 from .data import image_files
 from .holes import read_mask_file
 from .lpips import LPIPS, Trunk
@@ -65,7 +66,8 @@ def open_models(models: Sequence[str], device: str = "cpu") -> dict[str, Filler]
     """Return the fillers by name: `models`, and after them the classical ones, which never miss.
 
     Args:
-        models: paths of checkpoints, names of shipped ones, or names of classical models.
+        models: paths of checkpoints, names of shipped ones, or names of classical models;
+            "biharmonic" too, which nothing serves.
         device: where learned models compute.
 
     Raises:
@@ -76,6 +78,9 @@ def open_models(models: Sequence[str], device: str = "cpu") -> dict[str, Filler]
     with as_file(files("models") / "checkpoints") as shipped:
         for word in models:
             if word in REFERENCES:
+                continue
+            if word == "biharmonic":
+                fillers[word] = Biharmonic()
                 continue
             path = Path(word)
             if path.suffix != checkpoint.SUFFIX:
