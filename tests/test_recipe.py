@@ -84,6 +84,8 @@ def test_an_unknown_key_of_a_part_is_refused_by_name(write):
         ("[features]\nstyle_taps = []\n", "features.style_taps"),
         ("[discriminator]\nkind = 'patch'\n", "discriminator.kind"),
         ("[discriminator]\nkind = 'context-conditioned'\n", "losses.part must be 'centre'"),
+        ("losses = { hole = -1 }\n", "stages.1.losses.hole"),
+        ("losses = { classes = 1, hule = 1 }\n", "stages.losses cannot change classes, hule"),
         ("[discriminator]\nchannels = 2.5\n", "discriminator.channels"),
         ("[[stages]]\nsteps = 0\nsize = 64\nbatch = 1\nlearning_rate = 1e-3\n", "stages.2.steps"),
     ],
@@ -130,6 +132,13 @@ def test_stages_follow_one_another(write):
     assert parsed.stage_at(25) == (parsed.stages[1], 0.75)
     with pytest.raises(ValueError, match="behind the last stage"):
         parsed.stage_at(30)
+
+
+def test_a_stage_may_weigh_losses_otherwise(write):
+    parsed = recipe.load(write(SMALL + "losses = { hole = 1, perceptual = 0 }\n"))
+    first, second = (parsed.losses_of(stage) for stage in parsed.stages)
+    assert first == parsed.losses
+    assert second == first.model_copy(update={"hole": 1.0, "perceptual": 0.0})
 
 
 def test_the_learning_rate_warms_up_and_ends_on_a_straight_line(write):

@@ -311,6 +311,15 @@ def test_r1_is_taken_every_sixteenth_step_and_sixteen_times_as_strong():
     assert total == without["discriminator"]
 
 
+def test_a_step_takes_the_weights_of_its_stage():
+    stage = {"steps": 1, "size": 32, "batch": 2, "learning_rate": 1e-3, "adversarial": False}
+    stages = [stage, stage | {"losses": {"hole": 0.0, "known": 0.0, "hole_squared": 1.0}}]
+    trainer = Trainer(a_recipe(stages=stages), NOWHERE)
+    first, second = (trainer.step(a_batch(), step) for step in range(2))
+    assert first["reconstruction"] > 0 == second["reconstruction"]
+    assert "hole_squared" in second.keys() - first.keys()
+
+
 def test_muon_moves_the_generator_and_adam_the_discriminator():
     trainer = Trainer(a_recipe(optimizer="muon"), NOWHERE)
     before = weights(trainer.generator), weights(trainer.discriminator)

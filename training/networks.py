@@ -82,7 +82,8 @@ def feature_network(recipe: Recipe, weights: Path | None) -> FeatureNetwork | No
         BadData: if the file of weights is not given, or not that network's.
     """
     wanted = recipe.features
-    if not (recipe.losses.perceptual or recipe.losses.style):
+    weighed = [recipe.losses_of(stage) for stage in recipe.stages]
+    if not any(weigh.perceptual or weigh.style for weigh in weighed):
         return None
     if weights is None:
         raise BadData(

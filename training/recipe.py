@@ -84,6 +84,13 @@ class Losses(Part):
     blur_sigma: float = Field(default=10.0, gt=0)  # pixels
 
 
+# What a stage may change: `classes` decides which discriminator is built.
+WEIGHTS = {name for name, field in Losses.model_fields.items() if field.annotation is float} - {
+    "classes",
+    "blur_sigma",
+}
+
+
 class Discriminator(Part):
     """Which discriminator, and how it learns."""
 
@@ -103,6 +110,7 @@ class Stage(Part):
         None, gt=0
     )  # where it ends, on a straight line; None: constant
     adversarial: bool = True  # off: reconstruction, perceptual and style losses alone
+    losses: dict[str, Weight] = {}  # weights that are others in this stage
 
 
 class Recipe(Part):
@@ -144,9 +152,16 @@ class Recipe(Part):
             raise ValueError("crops.gray and crops.sepia are more than all crops together")
         if self.holes.smallest > self.holes.largest:
             raise ValueError("holes.smallest is larger than holes.largest")
+        for stage in self.stages:
+            if unknown := sorted(stage.losses.keys() - WEIGHTS):
+                raise ValueError(f"stages.losses cannot change {', '.join(unknown)}")
         if self.discriminator.kind == "context-conditioned" and self.losses.part != "centre":
             raise ValueError("context-conditioned judges a part: losses.part must be 'centre'")
         return self
+
+    def losses_of(self, stage: Stage) -> Losses:
+        """Return the losses of a stage."""
+        return self.losses.model_copy(update=stage.losses)
 
     @property
     def steps(self) -> int:

@@ -106,6 +106,7 @@ class Trainer:
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
+        self.weigh = recipe.losses  # in a step: those of its stage
         self.layout = layout
         self.device = torch.device(sources.device)
         self.generator = self._to_device(first_generator(recipe, sources.init))
@@ -146,8 +147,9 @@ class Trainer:
             NotFinite: if a loss or a gradient is no number; neither network has moved.
         """
         _seed(self.recipe.seed, step)  # dropout then depends on the step alone
-        recipe, weigh = self.recipe, self.recipe.losses
+        recipe = self.recipe
         stage, _ = recipe.stage_at(step)
+        weigh = self.weigh = recipe.losses_of(stage)
         image, mask = self.tensors_of(batch)
         with self.autocast():
             fill = self._generate(image, mask)
@@ -186,7 +188,7 @@ class Trainer:
 
     def _reconstruction(self, view: View) -> tuple[dict[str, Tensor], Tensor]:
         """Return what compares the fill with the photograph, by name and as a weighted sum."""
-        weigh = self.recipe.losses
+        weigh = self.weigh
         fill, image, mask = view.fill, view.image, view.mask
         found = {
             "reconstruction": losses.reconstruction(
@@ -200,7 +202,7 @@ class Trainer:
         if weigh.overlap:
             found["overlap"] = losses.overlap_squared(fill, image)
             total = total + weigh.overlap * found["overlap"]
-        if self.features is not None:
+        if self.features is not None and (weigh.perceptual or weigh.style):
             compared = view.composite if weigh.compare == "composite" else fill
             found |= self._feature_losses(self.features, compared, image)
             total = total + weigh.perceptual * found["perceptual"] + weigh.style * found["style"]
@@ -223,7 +225,7 @@ class Trainer:
         }
 
     def _fakes(self, view: View) -> list[Tensor]:
-        weigh = self.recipe.losses
+        weigh = self.weigh
         first, second = view.composite, view.fill
         if weigh.fake == "fill":
             first, second = second, first
@@ -231,7 +233,7 @@ class Trainer:
 
     def _adversarial_losses(self, view: View) -> dict[str, Tensor]:
         """Return the generator's side of the game; its gradients do not reach the discriminator."""
-        weigh = self.recipe.losses
+        weigh = self.weigh
         found: dict[str, Tensor] = {}
         self.discriminator.requires_grad_(False)
         with self.autocast():
@@ -253,13 +255,13 @@ class Trainer:
         return found | {"adversarial": torch.stack(sides).mean()}
 
     def _discriminator_losses(
-        self, view: View, labels: Tensor, *, plays: bool, slope: bool
+        self, view: View, labels: Tensor, *, plays: bool, slope: bool = False
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the discriminator's side, by name and as a weighted sum.
 
         The class head learns from labelled real squares alone, all others are told real from fake.
         """
-        weigh = self.recipe.losses
+        weigh = self.weigh
         fakes = [fake.detach() for fake in self._fakes(view)] if plays else []
         with self.autocast():
             of_real, of_fakes, penalty = self._judge(view.image, fakes, view.context, slope=slope)
