@@ -25,6 +25,7 @@ class Turns:
     """A filler that fills one window a turn."""
 
     rule = SizeRule(multiple=8, minimum=16, trained=32)
+    learned = False
     batch_pixels = 32 * 32
 
     def __init__(self):
