@@ -3,13 +3,15 @@
 In: a picture whose hole is filled, and the hole. Out, in place: the hole with real texture.
 
 A generator knows what belongs where but leaves it blurred. So each patch of the picture that
-touches the hole is compared with patches that are known as a whole, and the most similar one gives
-its pixels; where patches overlap the result is their mean, weighted towards their middles. This
-repeats in rounds, from large patches to small ones. Sources: Wexler, Shechtman, Irani 2007, "Space-
-Time Completion of Video" (the mean over patches, in rounds); Yang et al. 2017, arXiv:1611.09969
-(guided by a network's fill); Yi et al. 2020, arXiv:2005.09704 (detail borrowed from the context).
+touches the hole is compared, blurred too, with patches that are known as a whole, and the most
+similar one gives its pixels; where patches overlap the result is their mean, weighted towards their
+middles. This repeats in rounds, from large patches to small ones. Sources: Wexler, Shechtman, Irani
+2007, "Space-Time Completion of Video" (the mean over patches, in rounds); Yang et al. 2017,
+arXiv:1611.09969 (guided by a network's fill); Yi et al. 2020, arXiv:2005.09704 (detail borrowed
+from the context).
 
-Only known pixels are ever copied and only the hole is written, so a round may write in place.
+A round first finds the patches for all of the hole, a tile at a time, then writes. Only known
+pixels are copied and only the hole is written, so it writes in place, and tiles leave no seams.
 Levels that are compared are small integers, so that sums in float32 are exact: no order of
 summation, and so no number of threads, changes the result.
 """
@@ -19,14 +21,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from .highres import Pixels
 from .mask import Hole, bounding_box
 
 Refine = Literal["auto", "none", "patches", "full"]  # auto: patches for learned generators
 Refinement = Literal["none", "patches", "full"]
+Places = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns, (N,) each
 
 
 @dataclass(frozen=True)
@@ -37,27 +40,36 @@ class Round:
         size: side of a patch, pixels.
         stride: pixels from one patch of the hole to the next.
         apart: pixels between the samples of a patch that are compared.
+        blur: of what is compared, standard deviation, pixels.
+        every: pixels from one known patch to the next.
+        most: known patches that are compared, at most.
     """
 
     size: int
     stride: int
     apart: int
+    blur: float
+    every: int
+    most: int
 
 
 ROUNDS: dict[Refinement, tuple[Round, ...]] = {
     "none": (),
-    "patches": (Round(9, 4, 2),),
-    "full": (Round(17, 8, 4), Round(11, 5, 2), Round(7, 3, 2)),
+    "patches": (Round(13, 6, 3, 1.5, 2, 4500), Round(9, 4, 2, 1.0, 2, 4500)),
+    "full": (
+        Round(17, 8, 4, 2.0, 1, 18_000),
+        Round(11, 5, 2, 1.0, 1, 18_000),
+        Round(7, 3, 1, 0.7, 1, 18_000),
+    ),
 }
-TILE = 128  # pixels on a side, whose patches are searched for together
-MARGIN = 96  # pixels around a tile in which is searched, at first
-WIDEST = 512  # and at most, where little is known
+TILE = 256  # pixels on a side, whose patches are searched for together
+MARGIN = 96  # pixels around a tile in which is searched; less around a speck
+WIDEST = 384  # and at most, where little is known
 FEWEST = 64  # known patches, to choose among
-MOST = 8192  # that are compared
-EVERY = 2  # pixels from one known patch to the next, at least
-BLUR = 1.5  # pixels, standard deviation, of what is compared
-KNOWN = 5  # times as much a known pixel counts as one that is filled
-AT_ONCE = 512  # patches of the hole: what is computed stays in a core's cache
+KNOWN = 8  # times as much a known pixel counts as one that is filled
+AT_ONCE = 128  # patches of the hole that are compared: what comes of it stays in a core's cache
+BELL = 4  # times as wide a patch is as the standard deviation of its weights
+STRIP = 64  # rows
 PIXELS = 1 << 14  # that are written at once
 
 
@@ -81,7 +93,7 @@ def synthesize(pixels: Pixels, hole: Hole, refinement: Refinement) -> Iterator[N
     for each in ROUNDS[refinement]:
         if min(hole.shape) >= each.size:
             found = yield from _matches(pixels, hole, each)
-            yield from _vote(pixels, hole, each, found)
+            yield from _write(pixels, hole, each, found)
 
 
 def _matches(pixels: Pixels, hole: Hole, each: Round) -> Generator[None, None, NDArray[np.int32]]:
@@ -95,127 +107,137 @@ def _matches(pixels: Pixels, hole: Hole, each: Round) -> Generator[None, None, N
     rows, columns = _starts(height, each), _starts(width, each)
     found = np.zeros((len(rows), len(columns)), np.int32)  # pages never touched cost nothing
     for top in range(0, height, TILE):
-        if not hole[top : top + TILE + each.size].any():
-            continue
-        mine = slice(*np.searchsorted(rows, (top, top + TILE)))
         for left in range(0, width, TILE):
-            beside = slice(*np.searchsorted(columns, (left, left + TILE)))
-            _match_tile(pixels, hole, each, (rows[mine], columns[beside]), found[mine, beside])
-            yield
+            box = bounding_box(hole[top : top + TILE + each.size, left : left + TILE + each.size])
+            if box is None:
+                continue
+            down = _touching(rows, top, box[0], box[2], each)
+            across = _touching(columns, left, box[1], box[3], each)
+            if down.start < down.stop and across.start < across.stop:
+                starts = rows[down], columns[across]
+                _match_tile(pixels, hole, each, starts, found[down, across])
+                yield
     return found
 
 
+def _touching(starts: NDArray[np.intp], tile: int, first: int, last: int, each: Round) -> slice:
+    """Return which patches, along an axis, are a tile's and reach into its hole."""
+    low, high = max(tile, tile + first - each.size + 1), min(tile + TILE, tile + last)
+    return slice(*np.searchsorted(starts, (low, high)).tolist())
+
+
 def _match_tile(
-    pixels: Pixels,
-    hole: Hole,
-    each: Round,
-    starts: tuple[NDArray[np.intp], NDArray[np.intp]],
-    found: NDArray[np.int32],
+    pixels: Pixels, hole: Hole, each: Round, starts: Places, found: NDArray[np.int32]
 ) -> None:
     """Find the matches of a tile's patches, which begin at rows and columns."""
     rows, columns = starts
-    if not len(rows) or not len(columns):
-        return
-    box = rows[0], columns[0], rows[-1] + each.size, columns[-1] + each.size
-    if bounding_box(hole[box[0] : box[2], box[1] : box[3]]) is None:
-        return
-    margin = MARGIN
+    last_row, last_column = int(rows[-1]) + each.size, int(columns[-1]) + each.size
+    margin = min(MARGIN, max(last_row - int(rows[0]), last_column - int(columns[0])))
     while True:
-        top, left = max(0, box[0] - margin), max(0, box[1] - margin)
-        near = slice(top, box[2] + margin), slice(left, box[3] + margin)
+        top, left = (max(0, int(axis[0]) - margin) // each.every * each.every for axis in starts)
+        near = slice(top, last_row + margin), slice(left, last_column + margin)
         counts = _counts(hole[near], each.size)
-        known = np.argwhere(counts[::EVERY, ::EVERY] == 0) * EVERY
+        known = np.flatnonzero(counts[:: each.every, :: each.every] == 0)
         if len(known) >= FEWEST or margin >= WIDEST:
             break
-        margin *= 2
+        margin = min(2 * margin, WIDEST)
     if len(known) < FEWEST:
         return
-    known = known[:: -(-len(known) // MOST)]
-    wanted = np.argwhere(counts[np.ix_(rows - top, columns - left)] > 0)
-    levels = _levels(pixels[near])
-    spread = (
-        slice(None),
-        slice(None),
-        slice(None, None, each.apart),
-        slice(None, None, each.apart),
-    )
-    patches = sliding_window_view(levels, (each.size, each.size), axis=(0, 1))
-    patches = patches.transpose(0, 1, 3, 4, 2)[spread]
-    gaps = sliding_window_view(hole[near], (each.size, each.size))[spread]
-    keys = patches[known[:, 0], known[:, 1]]
-    table = np.hstack([(keys**2).sum(axis=-1).reshape(len(keys), -1), keys.reshape(len(keys), -1)])
-    for start in range(0, len(wanted), AT_ONCE):
-        some = wanted[start : start + AT_ONCE]
-        at = rows[some[:, 0]] - top, columns[some[:, 1]] - left
-        weights = np.where(gaps[at], np.float32(1), np.float32(KNOWN))
-        asked = (-2 * weights[..., None] * patches[at]).reshape(len(some), -1)
-        asked = np.hstack([weights.reshape(len(some), -1), asked])
-        best = known[(asked @ table.T).argmin(axis=1)]
-        source = (best[:, 0] + top) * hole.shape[1] + best[:, 1] + left
-        found[some[:, 0], some[:, 1]] = source + 1
+    if len(known) > each.most:
+        known = known[np.arange(each.most) * len(known) // each.most]
+    down, across = np.divmod(known, -(-counts.shape[1] // each.every))
+    down, across = down * each.every, across * each.every
+    wanted = np.nonzero(counts[np.ix_(rows - top, columns - left)])
+
+    width = hole[near].shape[1]
+    levels = _levels(pixels[near], each.blur)
+    weights = np.where(hole[near], np.float32(1), np.float32(KNOWN)).reshape(-1)
+    line = np.arange((each.size - 1) % each.apart // 2, each.size, each.apart)
+    samples = (line[:, None] * width + line).reshape(-1)
+    # The weighted squared difference, less what all have in common: w k^2 - 2 w q k, one product.
+    table = np.empty((len(samples), len(levels), len(known)), np.float32)
+    for sample, row in zip(samples, table, strict=True):
+        np.take(levels, down * width + across + sample, axis=1, out=row, mode="clip")
+    keys = table.reshape(-1, len(known))
+    places = (rows[wanted[0]] - top) * width + columns[wanted[1]] - left
+    for start in range(0, len(places), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        seen = places[some, None] + samples
+        weight = weights[seen]
+        asked = np.stack([*(-2 * weight * levels[:3, seen]), weight], axis=2)
+        best = (asked.reshape(len(seen), -1) @ keys).argmin(axis=1)
+        source = (down[best] + top) * hole.shape[1] + across[best] + left
+        found[wanted[0][some], wanted[1][some]] = source + 1
 
 
-def _vote(pixels: Pixels, hole: Hole, each: Round, found: NDArray[np.int32]) -> Iterator[None]:
+def _write(pixels: Pixels, hole: Hole, each: Round, found: NDArray[np.int32]) -> Iterator[None]:
     """Write the weighted mean of the patches that were found, into the hole."""
-    height, width = hole.shape
-    starts = _starts(height, each), _starts(width, each)
-    place = (np.arange(each.size) - (each.size - 1) / 2) / (each.size / 4)
-    bell = np.exp(-(place**2) / 2).astype(np.float32)
-    strip = max(1, PIXELS // width)
-    for first in range(0, height, strip):
-        places = np.flatnonzero(hole[first : first + strip]) + first * width
-        if not len(places):
-            continue
-        row, column = np.divmod(places, width)
-        total = np.zeros((len(places), 3), np.float32)
-        weight = np.zeros(len(places), np.float32)
-        back = range((each.size - 1) // each.stride + 1)
-        for above in back:
-            down, across = row // each.stride - above, column // each.stride
-            at_row = down.clip(0, len(starts[0]) - 1)
-            dy = row - starts[0][at_row]
-            for before in back:
-                at_column = (across - before).clip(0, len(starts[1]) - 1)
-                dx = column - starts[1][at_column]
-                inside = (at_row == down) & (at_column == across - before)
-                source = found[at_row, at_column]
-                inside &= (dy < each.size) & (dx < each.size) & (source > 0)
-                here = np.flatnonzero(inside)
-                share = bell[dy[here]] * bell[dx[here]]
-                from_row, from_column = np.divmod(source[here] - 1, width)
-                copied = pixels[from_row + dy[here], from_column + dx[here]]
-                total[here] += share[:, None] * copied
-                weight[here] += share
-        made = np.flatnonzero(weight)
-        pixels[row[made], column[made]] = np.rint(total[made] / weight[made, None])
-        yield
+    for top in range(0, len(hole), STRIP):
+        rows, columns = np.nonzero(hole[top : top + STRIP])
+        for start in range(0, len(rows), PIXELS):
+            some = slice(start, start + PIXELS)
+            _write_some(pixels, (rows[some] + top, columns[some]), each, found)
+            yield
+
+
+def _write_some(pixels: Pixels, places: Places, each: Round, found: NDArray[np.int32]) -> None:
+    """Write the pixels at places."""
+    width = pixels.shape[1]
+    middle = (each.size - 1) / 2
+    bell = np.exp(-((np.arange(each.size) - middle) ** 2) / (2 * (each.size / BELL) ** 2)).astype(
+        np.float32
+    )
+    total = np.zeros((len(places[0]), 3), np.float32)
+    weight = np.zeros(len(places[0]), np.float32)
+    reaching = [list(_reaching(*axis, each)) for axis in zip(places, pixels.shape, strict=False)]
+    for patch_row, down in reaching[0]:
+        for patch_column, across in reaching[1]:
+            source = found[patch_row, patch_column]
+            inside = np.flatnonzero((down < each.size) & (across < each.size) & (source > 0))
+            dy, dx = down[inside], across[inside]
+            from_row, from_column = np.divmod(source[inside] - 1, width)
+            share = bell[dy] * bell[dx]
+            total[inside] += share[:, None] * pixels[from_row + dy, from_column + dx]
+            weight[inside] += share
+    made = np.flatnonzero(weight)
+    written = places[0][made], places[1][made]
+    pixels[written] = np.rint(total[made] / weight[made, None])
+
+
+def _reaching(places: NDArray[np.intp], length: int, each: Round) -> Iterator[Places]:
+    """Yield, along an axis, patches that reach places, and how far into them the places lie.
+
+    Where a place has fewer patches than others, one that it does not lie in: `each.size` or more.
+    """
+    starts = _starts(length, each)
+    for before in range((each.size - 1) // each.stride + 1):
+        patch = places // each.stride - before
+        valid = (patch >= 0) & (patch < len(starts))
+        patch = np.where(valid, patch, 0)
+        yield patch, np.where(valid, places - starts[patch], each.size)
 
 
 def _starts(length: int, each: Round) -> NDArray[np.intp]:
     """Return where patches of the hole begin along an axis; the last one ends with it."""
-    return np.minimum(
-        np.arange(0, length - each.size + each.stride, each.stride), length - each.size
-    )
+    last = length - each.size
+    return np.minimum(np.arange(0, last + each.stride, each.stride), last)
 
 
 def _counts(hole: Hole, size: int) -> NDArray[np.int32]:
     """Return for each patch of a hole (h,w) how many of its pixels are hole."""
     sums = np.zeros((hole.shape[0] + 1, hole.shape[1] + 1), np.int32)
-    sums[1:, 1:] = hole.cumsum(axis=0, dtype=np.int32).cumsum(axis=1)
+    np.cumsum(hole, axis=0, dtype=np.int32, out=sums[1:, 1:])
+    np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
     across = sums[:, size:] - sums[:, :-size]
     counts: NDArray[np.int32] = across[size:] - across[:-size]
     return counts
 
 
-def _levels(pixels: Pixels) -> NDArray[np.float32]:
-    """Return blurred levels (h,w,3), whole numbers from -64 to 63."""
-    reach = round(2 * BLUR)
-    bell = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * BLUR**2)).astype(np.float32)
-    bell /= bell.sum()
-    blurred = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="symmetric")
-    for axis in (0, 1):
-        blurred = sum(
-            share * np.take(blurred, np.arange(n, n + pixels.shape[axis]), axis)
-            for n, share in enumerate(bell)
-        )
-    return np.rint(blurred / 2 - 64).astype(np.float32)
+def _levels(pixels: Pixels, blur: float) -> NDArray[np.float32]:
+    """Return blurred levels, whole numbers from -64 to 63, and their squares' sum: (4,h*w)."""
+    blurred = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(blur)))
+    levels = np.empty((4, blurred.shape[0] * blurred.shape[1]), np.float32)
+    levels[:3] = blurred.reshape(-1, 3).T // 2
+    levels[:3] -= 64
+    np.sum(levels[:3] ** 2, axis=0, out=levels[3])
+    return levels
