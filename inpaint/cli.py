@@ -6,6 +6,7 @@ many failed, 130 interrupted.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -75,6 +76,8 @@ GROUPS = {
 def main(arguments: list[str] | None = None) -> None:
     """Run the command that `arguments` (by default the process's own) name, and exit."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # NumPy's products, each in a thread of its own picture; read when NumPy is first imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         parser(arguments)(arguments, prog_name="inpaint")
     except InpaintError as error:
