@@ -4,11 +4,11 @@ In: a picture whose hole is filled, and the hole. Out, in place: the hole with r
 
 A generator knows what belongs where but leaves it blurred. So each patch of the picture that
 touches the hole is compared, blurred too, with patches that are known as a whole, and the most
-similar one gives its pixels; where patches overlap the result is their mean, weighted towards their
-middles. This repeats in rounds, from large patches to small ones. Sources: Wexler, Shechtman, Irani
-2007, "Space-Time Completion of Video" (the mean over patches, in rounds); Yang et al. 2017,
-arXiv:1611.09969 (guided by a network's fill); Yi et al. 2020, arXiv:2005.09704 (detail borrowed
-from the context).
+similar one gives its pixels, a little brighter or darker where that fits better. Where patches
+overlap the result is their mean, weighted towards their middles. This repeats in rounds, from large
+patches to small ones. Sources: Wexler, Shechtman, Irani 2007, "Space-Time Completion of Video" (the
+mean over patches, in rounds); Yang et al. 2017, arXiv:1611.09969 (guided by a network's fill); Yi et
+al. 2020, arXiv:2005.09704 (detail borrowed from the context).
 
 A round first finds the patches for all of the hole, a tile at a time, then writes. Only known
 pixels are copied and only the hole is written, so it writes in place, and tiles leave no seams.
@@ -30,6 +30,9 @@ from .mask import Hole, bounding_box
 Refine = Literal["auto", "none", "patches", "full"]  # auto: patches for learned generators
 Refinement = Literal["none", "patches", "full"]
 Places = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns, (N,) each
+# For patches of the hole on a grid, as `_starts` has them: (n,m) 1 + the flat index of the first
+# pixel of the known patch that is most similar, 0 for none; and (n,m,3) levels to be added to it.
+Matches = tuple[NDArray[np.int32], NDArray[np.int8]]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ MARGIN = 96  # pixels around a tile in which is searched; less around a speck
 WIDEST = 384  # and at most, where little is known
 FEWEST = 64  # known patches, to choose among
 KNOWN = 8  # times as much a known pixel counts as one that is filled
+SHIFT = 12  # levels of 255 by which a patch may become brighter or darker, at most
 AT_ONCE = 128  # patches of the hole that are compared: what comes of it stays in a core's cache
 BELL = 4  # times as wide a patch is as the standard deviation of its weights
 STRIP = 64  # rows
@@ -92,20 +96,16 @@ def synthesize(pixels: Pixels, hole: Hole, refinement: Refinement) -> Iterator[N
     """
     for each in ROUNDS[refinement]:
         if min(hole.shape) >= each.size:
-            found = yield from _matches(pixels, hole, each)
-            yield from _write(pixels, hole, each, found)
+            matches = yield from _matches(pixels, hole, each)
+            yield from _write(pixels, hole, each, matches)
 
 
-def _matches(pixels: Pixels, hole: Hole, each: Round) -> Generator[None, None, NDArray[np.int32]]:
-    """Return the best known patch for each patch of the hole.
-
-    Returns:
-        For patches on a grid of `each.stride`, as `_starts` has them, 1 + the flat index of the
-        known patch's first pixel; 0 for none.
-    """
+def _matches(pixels: Pixels, hole: Hole, each: Round) -> Generator[None, None, Matches]:
+    """Return the most similar known patch for each patch of the hole."""
     height, width = hole.shape
     rows, columns = _starts(height, each), _starts(width, each)
-    found = np.zeros((len(rows), len(columns)), np.int32)  # pages never touched cost nothing
+    sources = np.zeros((len(rows), len(columns)), np.int32)  # pages never touched cost nothing
+    shifts = np.zeros((*sources.shape, 3), np.int8)
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):
             box = bounding_box(hole[top : top + TILE + each.size, left : left + TILE + each.size])
@@ -114,10 +114,10 @@ def _matches(pixels: Pixels, hole: Hole, each: Round) -> Generator[None, None, N
             down = _touching(rows, top, box[0], box[2], each)
             across = _touching(columns, left, box[1], box[3], each)
             if down.start < down.stop and across.start < across.stop:
-                starts = rows[down], columns[across]
-                _match_tile(pixels, hole, each, starts, found[down, across])
+                matches = sources[down, across], shifts[down, across]
+                _match_tile(pixels, hole, each, (rows[down], columns[across]), matches)
                 yield
-    return found
+    return sources, shifts
 
 
 def _touching(starts: NDArray[np.intp], tile: int, first: int, last: int, each: Round) -> slice:
@@ -126,9 +126,7 @@ def _touching(starts: NDArray[np.intp], tile: int, first: int, last: int, each: 
     return slice(*np.searchsorted(starts, (low, high)).tolist())
 
 
-def _match_tile(
-    pixels: Pixels, hole: Hole, each: Round, starts: Places, found: NDArray[np.int32]
-) -> None:
+def _match_tile(pixels: Pixels, hole: Hole, each: Round, starts: Places, matches: Matches) -> None:
     """Find the matches of a tile's patches, which begin at rows and columns."""
     rows, columns = starts
     last_row, last_column = int(rows[-1]) + each.size, int(columns[-1]) + each.size
@@ -166,21 +164,24 @@ def _match_tile(
         weight = weights[seen]
         asked = np.stack([*(-2 * weight * levels[:3, seen]), weight], axis=2)
         best = (asked.reshape(len(seen), -1) @ keys).argmin(axis=1)
-        source = (down[best] + top) * hole.shape[1] + across[best] + left
-        found[wanted[0][some], wanted[1][some]] = source + 1
+        here = wanted[0][some], wanted[1][some]
+        matches[0][here] = (down[best] + top) * hole.shape[1] + across[best] + left + 1
+        off = levels[:3, seen] - table[:, :3, best].transpose(1, 2, 0)
+        shift = 2 * (weight * off).sum(axis=2) / weight.sum(axis=1)
+        matches[1][here] = np.rint(shift.clip(-SHIFT, SHIFT)).T
 
 
-def _write(pixels: Pixels, hole: Hole, each: Round, found: NDArray[np.int32]) -> Iterator[None]:
+def _write(pixels: Pixels, hole: Hole, each: Round, matches: Matches) -> Iterator[None]:
     """Write the weighted mean of the patches that were found, into the hole."""
     for top in range(0, len(hole), STRIP):
         rows, columns = np.nonzero(hole[top : top + STRIP])
         for start in range(0, len(rows), PIXELS):
             some = slice(start, start + PIXELS)
-            _write_some(pixels, (rows[some] + top, columns[some]), each, found)
+            _write_some(pixels, (rows[some] + top, columns[some]), each, matches)
             yield
 
 
-def _write_some(pixels: Pixels, places: Places, each: Round, found: NDArray[np.int32]) -> None:
+def _write_some(pixels: Pixels, places: Places, each: Round, matches: Matches) -> None:
     """Write the pixels at places."""
     width = pixels.shape[1]
     middle = (each.size - 1) / 2
@@ -192,16 +193,17 @@ def _write_some(pixels: Pixels, places: Places, each: Round, found: NDArray[np.i
     reaching = [list(_reaching(*axis, each)) for axis in zip(places, pixels.shape, strict=False)]
     for patch_row, down in reaching[0]:
         for patch_column, across in reaching[1]:
-            source = found[patch_row, patch_column]
+            source, shift = (match[patch_row, patch_column] for match in matches)
             inside = np.flatnonzero((down < each.size) & (across < each.size) & (source > 0))
             dy, dx = down[inside], across[inside]
             from_row, from_column = np.divmod(source[inside] - 1, width)
             share = bell[dy] * bell[dx]
-            total[inside] += share[:, None] * pixels[from_row + dy, from_column + dx]
+            copied = pixels[from_row + dy, from_column + dx] + shift[inside].astype(np.int16)
+            total[inside] += share[:, None] * copied
             weight[inside] += share
     made = np.flatnonzero(weight)
     written = places[0][made], places[1][made]
-    pixels[written] = np.rint(total[made] / weight[made, None])
+    pixels[written] = np.rint(total[made] / weight[made, None]).clip(0, 255)
 
 
 def _reaching(places: NDArray[np.intp], length: int, each: Round) -> Iterator[Places]:

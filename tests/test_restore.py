@@ -10,6 +10,7 @@ from PIL import Image
 from inpaint.errors import MaskFull
 from inpaint.highres import SizeRule
 from inpaint.mask import grow
+from inpaint.patches import synthesize
 from inpaint.restore import Finish, finish, prepare, restore
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -245,6 +246,31 @@ def test_a_hole_that_does_not_belong_to_the_pixels_is_a_mistake():
         prepare(noise(100, 100), np.zeros((100, 99), bool), RULES["compact"])
     with pytest.raises(ValueError, match="hole"):
         prepare(noise(100, 100), np.zeros((100, 100), np.uint8), RULES["compact"])
+
+
+class Learned(Mean):
+    """The same, as if a network did it."""
+
+    learned = True
+
+
+@pytest.mark.parametrize("feather", [0, 3])
+def test_fills_of_networks_are_refined_before_they_are_feathered(feather):
+    pixels, asked = noise(90, 120), np.zeros((90, 120), bool)
+    asked[30:50, 40:60] = True
+    hole = grow(asked, feather)
+    plain = restore(pixels, hole, Mean(), feather=feather)
+    refined = restore(pixels, hole, Learned(), feather=feather)
+    assert np.array_equal(refined[~hole], pixels[~hole])
+    expected = restore(pixels, hole, Mean())
+    for _ in synthesize(expected, hole, "patches"):
+        pass
+    assert np.array_equal(refined[asked], expected[asked])
+    assert not np.array_equal(refined[asked], plain[asked])
+    for filler in (Mean(), Learned()):
+        for refine, same in (("none", plain), ("patches", refined)):
+            result = restore(pixels, hole, filler, feather=feather, refine=refine)
+            assert np.array_equal(result, same)
 
 
 def golden_case():
