@@ -7,8 +7,8 @@ touches the hole is compared, blurred too, with patches that are known as a whol
 similar one gives its pixels, a little brighter or darker where that fits better. Where patches
 overlap the result is their mean, weighted towards their middles. This repeats in rounds, from large
 patches to small ones. Sources: Wexler, Shechtman, Irani 2007, "Space-Time Completion of Video" (the
-mean over patches, in rounds); Yang et al. 2017, arXiv:1611.09969 (guided by a network's fill); Yi et
-al. 2020, arXiv:2005.09704 (detail borrowed from the context).
+mean over patches, in rounds); Yang et al. 2017, arXiv:1611.09969 (guided by a network's fill);
+Yi et al. 2020, arXiv:2005.09704 (detail borrowed from the context).
 
 A round first finds the patches for all of the hole, a tile at a time, then writes. Only known
 pixels are copied and only the hole is written, so it writes in place, and tiles leave no seams.
@@ -61,15 +61,15 @@ ROUNDS: dict[Refinement, tuple[Round, ...]] = {
     "patches": (Round(13, 6, 3, 1.5, 2, 4500), Round(9, 4, 2, 1.0, 2, 4500)),
     "full": (
         Round(17, 8, 4, 2.0, 1, 18_000),
-        Round(11, 5, 2, 1.0, 1, 18_000),
-        Round(7, 3, 1, 0.7, 1, 18_000),
+        Round(11, 5, 3, 1.0, 1, 18_000),
+        Round(7, 3, 2, 0.7, 1, 18_000),
     ),
 }
 TILE = 256  # pixels on a side, whose patches are searched for together
 MARGIN = 96  # pixels around a tile in which is searched; less around a speck
 WIDEST = 384  # and at most, where little is known
 FEWEST = 64  # known patches, to choose among
-KNOWN = 8  # times as much a known pixel counts as one that is filled
+KNOWN = 16  # times as much a known pixel counts as one that is filled
 SHIFT = 12  # levels of 255 by which a patch may become brighter or darker, at most
 AT_ONCE = 128  # patches of the hole that are compared: what comes of it stays in a core's cache
 BELL = 4  # times as wide a patch is as the standard deviation of its weights
