@@ -56,6 +56,8 @@ class Round:
     most: int
 
 
+# Tried, with the constants below, on 24 photographs with three holes each, by LPIPS and PSNR against
+# time: KNOWN of 5 and 8, BELL of 6, SHIFT of 0 and 40 were worse or no better.
 ROUNDS: dict[Refinement, tuple[Round, ...]] = {
     "none": (),
     "patches": (Round(13, 6, 3, 1.5, 2, 4500), Round(9, 4, 2, 1.0, 2, 4500)),
@@ -185,9 +187,8 @@ def _write_some(pixels: Pixels, places: Places, each: Round, matches: Matches) -
     """Write the pixels at places."""
     width = pixels.shape[1]
     middle = (each.size - 1) / 2
-    bell = np.exp(-((np.arange(each.size) - middle) ** 2) / (2 * (each.size / BELL) ** 2)).astype(
-        np.float32
-    )
+    bell = np.exp(-(((np.arange(each.size) - middle) * BELL / each.size) ** 2) / 2)
+    bell = bell.astype(np.float32)
     total = np.zeros((len(places[0]), 3), np.float32)
     weight = np.zeros(len(places[0]), np.float32)
     reaching = [list(_reaching(*axis, each)) for axis in zip(places, pixels.shape, strict=False)]
