@@ -56,8 +56,8 @@ class Round:
     most: int
 
 
-# Tried, with the constants below, on 24 photographs with three holes each, by LPIPS and PSNR against
-# time: KNOWN of 5 and 8, BELL of 6, SHIFT of 0 and 40 were worse or no better.
+# Tried, with the constants below, on 24 photographs with three holes each, by LPIPS, PSNR and time:
+# KNOWN of 5 and 8, BELL of 6, SHIFT of 0 and 40 were worse or no better.
 ROUNDS: dict[Refinement, tuple[Round, ...]] = {
     "none": (),
     "patches": (Round(13, 6, 3, 1.5, 2, 4500), Round(9, 4, 2, 1.0, 2, 4500)),
