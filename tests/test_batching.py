@@ -710,7 +710,7 @@ def test_requests_pass_huge_holes_that_are_refined_and_those_end_when_they_shoul
     start, eventually
 ):
     batching = start(grey=Grey(), most_pixels=40_000_000, threads=2)
-    huge = [torn(seed, 1600, urgent=seed == 2) for seed in range(3)]
+    huge = [torn(seed, 1600, urgent=seed == 3) for seed in range(4)]
     for task in huge:
         batching.put(task)
     eventually(lambda: len(batching._refining) == 3)
@@ -728,3 +728,16 @@ def test_requests_pass_huge_holes_that_are_refined_and_those_end_when_they_shoul
     assert [task.wait().endings for task in huge] == [[task.stop] for task in huge]
     assert batching.room(0)[1] > 0
     assert all(task.filled is None for task in huge)
+
+
+def test_albums_pictures_are_refined_in_their_order(start, monkeypatch):
+    monkeypatch.setattr("worker.batching.PART_SECONDS", 0)
+    ended, tasks = [], [torn(seed, 256, urgent=False) for seed in range(5)]
+    batching = start(grey=Grey(), threads=1)
+    for task in tasks:
+        task.before_close = lambda task=task: ended.append(task)
+        batching.put(task)
+
+    for task in tasks:
+        assert task.wait().endings == [None]
+    assert ended == tasks

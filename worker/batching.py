@@ -81,7 +81,7 @@ class Batching:
         self._begun = 0  # tasks
         self._alone: Work | None = None
         self._coming = Counter[bool]()  # by urgency: tasks of whose pass no window is taken yet
-        self._refining = set[Work]()  # for longer than a moment
+        self._refining: list[Work] = []  # of albums; the first of them, as many as codec threads
         self._decoded = 0  # pixels
         self._unlaid = 0  # pixels
         self._flying: deque[float] = deque()  # of each batch the seconds that it takes at least
@@ -212,7 +212,8 @@ class Batching:
     def _refined(self, work: Work) -> bool:
         """Refine what is laid for a moment, and say whether that was all; else it is gone on with.
 
-        The rest is no call for a large picture: it is short, however large the picture.
+        Of albums' pictures the oldest go on first, so that they end, and all others wait. The rest
+        is no call for a large picture: it is short, however large the picture.
         """
         assert work.stage is not None
         work.task.check()
@@ -220,9 +221,14 @@ class Batching:
         left = any(time.perf_counter() - began > PART_SECONDS for _ in work.stage.canvas.ending)
         work.lay += time.perf_counter() - began
         with self._lock:
-            (self._refining.add if left else self._refining.discard)(work)
-        if left:
-            self._call(self._go_on, work, large=False)
+            if not left:
+                self._leave(work)
+            elif work.task.urgent or work in self._refining[: self._codecs]:
+                self._call(self._go_on, work, large=False)
+            else:
+                self._refining.append(work)
+                if len(self._refining) <= self._codecs:
+                    self._call(self._go_on, work, large=False)
         return not left
 
     def _go_on(self, work: Work) -> None:
@@ -366,7 +372,7 @@ class Batching:
     def _room(self, urgent: bool) -> int:
         if self._alone or any(work.task.alone for work in self._arrived):
             return 0
-        if not urgent and sum(not work.task.urgent for work in self._refining) >= self._codecs:
+        if not urgent and len(self._refining) >= self._codecs:
             return 0  # who has time may have them
         tasks = self._former.tasks(urgent=urgent)
         if busy := self._former.task_seconds(urgent=urgent):  # opening may take longer than filling
@@ -416,6 +422,13 @@ class Batching:
         album = not work.task.urgent and self._former.short
         return work.pixels >= (ALBUMS_LARGE if album else LARGE)
 
+    def _leave(self, work: Work) -> None:
+        """Let the next of albums' pictures be refined, if this was one that is."""
+        if work in self._refining:
+            self._refining.remove(work)
+            for following in self._refining[self._codecs - 1 : self._codecs]:
+                self._call(self._go_on, following, large=False)
+
     def _are_laid(self, fills: list[Pixels]) -> None:
         """Count fills as no longer waiting."""
         before = self._unlaid
@@ -431,7 +444,7 @@ class Batching:
             self._begun -= 1
             self._coming[work.task.urgent] -= work.taken == 0
             self._former.gone(work)
-            self._refining.discard(work)
+            self._leave(work)
             self._are_laid(work.fills)
             self._decoded -= work.pixels
             work.fills, work.stage = [], None
