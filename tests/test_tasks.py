@@ -305,7 +305,7 @@ def refining(shops, blobs, encoded, eventually):
     noise = np.random.default_rng(0).integers(0, 256, (*hole.shape, 3), dtype=np.uint8)
     shop = shops()
     files = (blobs.put(encoded(each, compress_level=0)) for each in (noise, hole))
-    one = claim(*files, refine="full")
+    one = claim(*files, lane="bulk", refine="full")
     shop.take(one)
     eventually(lambda: shop._batching._refining)
     return shop, one
