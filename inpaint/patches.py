@@ -44,7 +44,8 @@ class Round:
         stride: pixels from one patch of the hole to the next.
         apart: pixels between the samples of a patch that are compared.
         blur: of what is compared, standard deviation, pixels.
-        every: pixels from one known patch to the next.
+        every: pixels from one known patch to the next; the stride is a multiple of it, so that a
+            texture that repeats is met where it repeats.
         most: known patches that are compared, at most.
     """
 
