@@ -70,7 +70,7 @@ ROUNDS: dict[Refinement, tuple[Round, ...]] = {
 }
 TILE = 256  # pixels on a side, whose patches are searched for together
 MARGIN = 96  # pixels around a tile in which is searched; less around a speck
-WIDEST = 384  # and at most, where little is known
+WIDEST = 768  # and at most, where less is known than is not
 FEWEST = 64  # known patches, to choose among
 KNOWN = 16  # times as much a known pixel counts as one that is filled
 SHIFT = 12  # levels of 255 by which a patch may become brighter or darker, at most
@@ -139,7 +139,8 @@ def _match_tile(pixels: Pixels, hole: Hole, each: Round, starts: Places, matches
         near = slice(top, last_row + margin), slice(left, last_column + margin)
         counts = _counts(hole[near], each.size)
         known = np.flatnonzero(counts[:: each.every, :: each.every] == 0)
-        if len(known) >= FEWEST or margin >= WIDEST:
+        plenty = len(known) >= FEWEST and hole[near].mean() <= 0.5  # else tiles of a hole differ
+        if plenty or margin >= WIDEST:
             break
         margin = min(2 * margin, WIDEST)
     if len(known) < FEWEST:
