@@ -25,7 +25,7 @@ from inpaint.patches import Refine
 from inpaint.restore import restore
 
 from . import metrics
-from .evaluate import LPIPS_NAMES, REFERENCES, Row, Scores, compare, masked
+from .evaluate import LPIPS_NAMES, Row, Scores, compare, masked
 from .holes import bent_line
 from .lpips import LPIPS, Trunk
 
@@ -51,7 +51,7 @@ def ways(fillers: Mapping[str, Filler], refinements: Sequence[Refine]) -> dict[s
     """Return by name: learned models with every refinement, classical ones as they are."""
     found: dict[str, Way] = {}
     for model, filler in fillers.items():
-        for refine in ("none",) if model in REFERENCES else refinements:
+        for refine in refinements if filler.learned else ("none",):
             found[model if refine == "none" else f"{model}, {refine}"] = filler, refine
     return found
 
