@@ -36,13 +36,13 @@ FULL = Effort(
     clients=32,
     rounds=3,
     seconds=8,
-    repeats=5,
+    repeats=3,
     jobs=5000,
     settled=500,
     album=3000,
     scan_megapixels=12,
     photo_megapixels=(1, 3, 12, 24),
-    hole_specks=(10, 40, 150, 600),
+    hole_specks=(10, 40, 150),
 )
 QUICK = Effort(
     large=SHIPPED,

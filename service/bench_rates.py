@@ -54,8 +54,7 @@ class Peer:
 
 def against_bare(effort: Effort, say: Say) -> Figures:
     """AOT-GAN of default size: images a second through POST /inpaint over the bare network's."""
-    fewer = replace(effort, rounds=min(effort.rounds, 2))  # 32 pictures take a minute or two
-    return _against_bare(effort.large, "", fewer, say)
+    return _against_bare(effort.large, "", _fewer_rounds(effort), say)
 
 
 def against_bare_compact(effort: Effort, say: Say) -> Figures:
@@ -70,7 +69,12 @@ def against_peer(effort: Effort, say: Say) -> Figures:
 
 def against_peer_cpu(effort: Effort, say: Say) -> Figures:
     """The compact generator: codecs and network share the cores."""
-    return _against_peer(effort.peer, "_cpu", WORKER, effort, say)
+    return _against_peer(effort.peer, "_cpu", WORKER, _fewer_rounds(effort), say)
+
+
+def _fewer_rounds(effort: Effort) -> Effort:
+    """Two at most, where 32 pictures take many seconds."""
+    return replace(effort, rounds=min(effort.rounds, 2))
 
 
 @contextmanager
