@@ -43,7 +43,7 @@ class Round:
         size: side of a patch, pixels.
         stride: pixels from one patch of the hole to the next.
         apart: pixels between the samples of a patch that are compared.
-        blur: of what is compared, standard deviation, pixels.
+        blur: of what is compared, standard deviation, pixels; 0: none.
         every: pixels from one known patch to the next; the stride is a multiple of it, so that a
             texture that repeats is met where it repeats.
         most: known patches that are compared, at most.
