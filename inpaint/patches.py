@@ -57,19 +57,19 @@ class Round:
     most: int
 
 
-# Tried on 28 photographs with three holes each (docs/models.md), by LPIPS, PSNR, SSIM and time. The
-# last round, of small patches that overlap well, takes out what the others misplaced.
+# Tried on 28 photographs with three holes each, and on large ones, by LPIPS and time
+# (docs/models.md). The last round, of small patches that overlap well, takes out what the others
+# misplaced.
 ROUNDS: dict[Refinement, tuple[Round, ...]] = {
     "none": (),
     "patches": (
         Round(13, 8, 3, 1.5, 2, 4500),
-        Round(7, 4, 2, 0.7, 2, 4500),
+        Round(9, 6, 2, 1.0, 2, 4500),
         Round(5, 3, 1, 0, 1, 9000),
     ),
     "full": (
-        Round(17, 8, 4, 2.0, 1, 18_000),
-        Round(11, 6, 3, 1.0, 1, 18_000),
-        Round(7, 4, 2, 0.7, 1, 18_000),
+        Round(13, 8, 3, 1.5, 1, 18_000),
+        Round(9, 6, 2, 1.0, 1, 18_000),
         Round(5, 3, 1, 0, 1, 18_000),
     ),
 }

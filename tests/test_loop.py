@@ -329,7 +329,8 @@ def test_a_finished_run_started_again_changes_nothing(recipe, sources, tmp_path)
 def test_a_prolonged_recipe_goes_on_and_another_one_is_refused(recipe, sources, tmp_path):
     out = tmp_path / "run"
     loop.train(shortened(recipe, 4), sources, out)
-    loop.train(shortened(recipe, 6), sources, out)
+    with_terms = {"license": "CC0-1.0", "license_note": "drawn"}
+    loop.train(shortened(recipe, 6).model_copy(update=with_terms), sources, out)
     assert state_of(out)["step"] == 6
     changed = shortened(recipe, 8).model_copy(update={"seed": 9, "clip": 0.5})
     with pytest.raises(BadRecipe, match="other values of seed, clip"):

@@ -35,7 +35,8 @@ from .options import make_folder, writing
 SAMPLES = 6  # rows of a sample sheet
 SAMPLE_SIDE = 320  # pixels
 # What may change between two starts of one run.
-FREE = {"steps", "save_every", "log_every", "sample_every", "license_note", "data", "source"}
+FREE = {"steps", "save_every", "log_every", "sample_every"}
+FREE |= {"license", "license_note", "data", "source"}
 FREE |= {"batch", "crops", "losses", "learning_rate", "average"}
 
 

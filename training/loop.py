@@ -297,8 +297,9 @@ class _Run:
             self.report(f"  skipped {name}")
 
 
-# What may change between two starts of one run: its length and what it reports.
-FREE = {"stages", "save_every", "log_every", "sample_every", "license_note", "data", "source"}
+# What may change between two starts of one run: its length, what it reports, and its card.
+FREE = {"stages", "save_every", "log_every", "sample_every"}
+FREE |= {"license", "license_note", "data", "source"}
 
 
 def _same_run(saved: str, recipe: Recipe) -> None:
