@@ -29,15 +29,13 @@ from models.tensors import to_image
 
 from . import crops, detection, plots, state
 from .detection import DetectorRecipe
-from .loop import alone, asked_to_end, cut
+from .loop import TOLD, alone, asked_to_end, cut
 from .options import make_folder, writing
 
 SAMPLES = 6  # rows of a sample sheet
 SAMPLE_SIDE = 320  # pixels
 # What may change between two starts of one run.
-FREE = {"steps", "save_every", "log_every", "sample_every"}
-FREE |= {"license", "license_note", "data", "source"}
-FREE |= {"batch", "crops", "losses", "learning_rate", "average"}
+FREE = TOLD | {"steps", "batch", "crops", "losses", "learning_rate", "average"}
 
 
 def train(

@@ -297,9 +297,9 @@ class _Run:
             self.report(f"  skipped {name}")
 
 
-# What may change between two starts of one run: its length, what it reports, and its card.
-FREE = {"stages", "save_every", "log_every", "sample_every"}
-FREE |= {"license", "license_note", "data", "source"}
+# What may change between two starts of any run: what it reports, and its card.
+TOLD = {"save_every", "log_every", "sample_every", "license", "license_note", "data", "source"}
+FREE = TOLD | {"stages"}
 
 
 def _same_run(saved: str, recipe: Recipe) -> None:
