@@ -5,8 +5,8 @@ High-Resolution Image Inpainting", arXiv 2104.01431, section 3.1), made cheap:
 
 * a pixel-unshuffle stem and a pixel-shuffle head: no convolution at full resolution;
 * blocks at 1/8 instead of 1/4 of the side: a quarter of the cost, twice the reach of each rate;
-* the gate is a 1x1 convolution without the paper's standardisation, so that a fill does not depend
-  on the statistics of the whole window;
+* the gate is a 1x1 convolution without the paper's standardisation (unless asked for), so that a
+  fill does not depend on the statistics of the whole window;
 * skip connections from 1/4 and 1/2, because the known region lends its edges to the fill;
 * zero padding instead of reflection;
 * optionally, between the blocks, one operation that sees the whole window.
@@ -21,7 +21,10 @@ from torch import Tensor, nn
 
 from inpaint.highres import SizeRule
 
+from .aotgan import standardise
 from .generator import Generator
+
+Gate = Literal["plain", "standardised", "none"]
 
 TOKENS = 16  # on a side, of the averaged map that attention looks at
 HEADS = 4
@@ -79,22 +82,29 @@ CONTEXTS: dict[str, type[Attention] | type[Fourier]] = {"attention": Attention, 
 
 
 class CompactAOTBlock(nn.Module):
-    """Dilated branches, fused, and gated against the input: x (1 - g) + fuse(branches) g."""
+    """Dilated branches, fused, and gated against the input: x (1 - g) + fuse(branches) g.
 
-    def __init__(self, channels: int, rates: tuple[int, ...]) -> None:
+    Without the gate it is a residual block: x + fuse(branches).
+    """
+
+    def __init__(self, channels: int, rates: tuple[int, ...], gate: Gate) -> None:
         super().__init__()
         part = channels // len(rates)
         self.branches = nn.ModuleList(
             nn.Conv2d(channels, part, 3, padding=rate, dilation=rate) for rate in rates
         )
         self.fuse = nn.Conv2d(part * len(rates), channels, 3, padding=1)
-        self.gate = nn.Conv2d(channels, channels, 1)
+        self.gate = None if gate == "none" else nn.Conv2d(channels, channels, 1)
+        self.standardised = gate == "standardised"
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features of the same shape (B,C,H,W)."""
         parts = torch.cat([branch(x) for branch in self.branches], dim=1)  # (B,C,H,W)
-        gate = torch.sigmoid(self.gate(x))
-        return torch.lerp(x, self.fuse(F.relu(parts)), gate)
+        fused = self.fuse(F.relu(parts))
+        if self.gate is None:
+            return x + fused
+        gate = standardise(self.gate(x)).to(x.dtype) if self.standardised else self.gate(x)
+        return torch.lerp(x, fused, torch.sigmoid(gate))
 
 
 class CompactAOTGAN(Generator):
@@ -105,10 +115,12 @@ class CompactAOTGAN(Generator):
         """The shipped size: 6.3 M parameters."""
 
         width: int = 48  # channels at 1/2 of the side; twice as many at 1/4
-        channels: int = 192  # channels at 1/8 of the side
+        channels: int = 192  # channels of the blocks
         blocks: int = 8
         rates: tuple[int, ...] = (1, 2, 4, 8)
         context: Literal["none", "attention", "fourier"] = "none"  # in the middle of the blocks
+        gate: Gate = "plain"  # of the blocks; standardised: as the paper's
+        side: Literal[8, 4] = 8  # the blocks see the image at 1/8 or 1/4 of its side
 
     rule = SizeRule(multiple=8, minimum=16, trained=256)
     source = "after AOT-GAN, arXiv:2104.01431"
@@ -119,9 +131,13 @@ class CompactAOTGAN(Generator):
         width, channels = config.width, config.channels
         self.stem = nn.Conv2d(16, width, 3, padding=1)
         self.down1 = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)
-        self.down2 = nn.Conv2d(2 * width, channels, 4, stride=2, padding=1)
+        self.down2 = (
+            nn.Conv2d(2 * width, channels, 4, stride=2, padding=1)
+            if config.side == 8
+            else nn.Conv2d(2 * width, channels, 3, padding=1)
+        )
         self.middle = nn.Sequential(
-            *(CompactAOTBlock(channels, config.rates) for _ in range(config.blocks))
+            *(CompactAOTBlock(channels, config.rates, config.gate) for _ in range(config.blocks))
         )
         self.context = CONTEXTS[config.context](channels) if config.context in CONTEXTS else None
         self.up1 = nn.Conv2d(channels + 2 * width, 2 * width, 3, padding=1)
@@ -131,13 +147,17 @@ class CompactAOTGAN(Generator):
         self._initialise()
 
     def _initialise(self) -> None:
-        """He initialisation; gates start mostly closed, so that a fresh block passes its input."""
+        """He initialisation; fresh blocks pass their input, gated ones most of it."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # every convolution here has one
         for block in self.middle:
-            nn.init.constant_(block.gate.bias, -1.0)  # type: ignore[union-attr, arg-type]  # a CompactAOTBlock
+            assert isinstance(block, CompactAOTBlock)
+            if block.gate is None:
+                nn.init.zeros_(block.fuse.weight)
+            elif not block.standardised:
+                nn.init.constant_(block.gate.bias, -1.0)  # type: ignore[arg-type]  # it has one
         nn.init.normal_(self.head.weight, std=0.02)
         if self.context is not None:
             nn.init.zeros_(self.context.out.weight)  # a fresh one passes its input
@@ -147,12 +167,12 @@ class CompactAOTGAN(Generator):
         half = F.pixel_unshuffle(torch.cat([visible, mask], dim=1), 2)  # (B,16,H/2,W/2)
         half = F.relu(self.stem(half))
         quarter = F.relu(self.down1(half))
-        deep = F.relu(self.down2(quarter))  # (B,channels,H/8,W/8)
+        deep = F.relu(self.down2(quarter))  # (B,channels,H/8,W/8), or of 1/4
         for number, block in enumerate(self.middle):
             if self.context is not None and number == len(self.middle) // 2:
                 deep = self.context(deep)
             deep = block(deep)
-        up = F.interpolate(deep, scale_factor=2, mode="nearest")
+        up = F.interpolate(deep, size=quarter.shape[2:], mode="nearest")
         up = F.relu(self.up1(torch.cat([up, quarter], dim=1)))
         up = F.interpolate(up, scale_factor=2, mode="nearest")
         up = F.relu(self.up2(torch.cat([up, half], dim=1)))

@@ -24,14 +24,16 @@ def test_the_shipped_size_has_6_3_million_parameters():
     assert parameters <= 7_500_000
 
 
-def test_blocks_work_at_an_eighth_of_the_side():
-    generator = small()
+@pytest.mark.parametrize("side", [8, 4])
+def test_blocks_work_at_an_eighth_of_the_side_or_a_quarter(side):
+    generator = CompactAOTGAN(replace(SMALL, side=side)).eval()
     shapes = []
     generator.middle[0].register_forward_hook(lambda *call: shapes.append(call[2].shape))
 
-    generator(torch.zeros(1, 3, 32, 48), torch.zeros(1, 1, 32, 48))
+    fill = generator(torch.zeros(1, 3, 32, 48), torch.zeros(1, 1, 32, 48))
 
-    assert shapes == [(1, 8, 4, 6)]
+    assert shapes == [(1, 8, 32 // side, 48 // side)]
+    assert fill.shape == (1, 3, 32, 48)
 
 
 def test_no_convolution_works_at_full_resolution():
@@ -46,9 +48,10 @@ def test_no_convolution_works_at_full_resolution():
     assert max(widths) == 32
 
 
-def test_a_block_is_the_gated_sum_of_its_input_and_its_branches():
+@pytest.mark.parametrize("gate", ["plain", "standardised", "none"])
+def test_a_block_is_the_gated_sum_of_its_input_and_its_branches(gate):
     torch.manual_seed(0)
-    block = CompactAOTBlock(8, (1, 3)).double()
+    block = CompactAOTBlock(8, (1, 3), gate).double()
     x = torch.randn(2, 8, 9, 7, dtype=torch.float64)
     state = block.state_dict()
 
@@ -58,9 +61,16 @@ def test_a_block_is_the_gated_sum_of_its_input_and_its_branches():
 
     branches = [F.relu(conv(x, "branches.0", 1, 1)), F.relu(conv(x, "branches.1", 3, 3))]
     fused = conv(torch.cat(branches, 1), "fuse", 1)
-    gate = 1 / (1 + torch.exp(-conv(x, "gate")))
+    if gate == "none":
+        assert torch.allclose(block(x), x + fused, atol=1e-12)
+        return
+    opening = conv(x, "gate")
+    if gate == "standardised":  # arXiv:2104.01431, as published
+        mean, deviation = opening.mean((2, 3), keepdim=True), opening.std((2, 3), keepdim=True)
+        opening = 10 * (opening - mean) / (deviation + 1e-9) - 5
+    share = 1 / (1 + torch.exp(-opening))
 
-    assert torch.allclose(block(x), x * (1 - gate) + fused * gate, atol=1e-12)
+    assert torch.allclose(block(x), x * (1 - share) + fused * share, atol=1e-12)
 
 
 def test_a_fresh_block_passes_most_of_its_input():
@@ -70,6 +80,13 @@ def test_a_fresh_block_passes_most_of_its_input():
     gate = torch.sigmoid(block.gate(torch.zeros(1, 8, 4, 4)))
 
     assert torch.allclose(gate, torch.tensor(0.2689), atol=1e-3)
+
+
+def test_a_fresh_block_without_a_gate_passes_its_input():
+    block = CompactAOTGAN(replace(SMALL, gate="none")).middle[0]
+    x = torch.randn(1, 8, 4, 4)
+
+    assert torch.equal(block(x), x)
 
 
 def test_a_fill_depends_on_the_window_near_the_hole_and_not_on_its_statistics():
