@@ -14,8 +14,10 @@ from PIL import Image
 
 from inpaint.errors import BadCheckpoint, BadData, BadRecipe
 from models import checkpoint
+from models.checkpoint import Header
 from models.registry import create
 from training import commands, data, loop, state
+from training.networks import begin_with
 from training.recipe import Recipe, load
 from training.trainer import Sources, Trainer
 
@@ -463,6 +465,47 @@ def test_init_begins_with_the_weights_of_a_checkpoint(recipe, sources, tmp_path)
     expected = state_of(run)["averaged"]
     assert equal(dict(trainer.generator.state_dict()), expected)
     assert equal(trainer.averaged, expected)
+
+
+COMPACT = {"width": 4, "channels": 8, "blocks": 2, "rates": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "narrow", "wide"),
+    [
+        ("aotgan", {"channels": 4, "blocks": 2}, {"channels": 12, "blocks": 2}),
+        ("aotgan-compact", COMPACT, COMPACT | {"width": 8, "channels": 16}),
+    ],
+)
+def test_init_from_fewer_channels_begins_with_their_fills_and_channels_part(
+    architecture, narrow, wide, recipe, sources, tmp_path
+):
+    torch.manual_seed(3)
+    given = create(architecture, narrow).eval()
+    header = Header.of(given, name="small", license="CC0-1.0")
+    checkpoint.save(tmp_path / "small.safetensors", given, header)
+    changes = {"architecture": architecture, "generator": wide}
+    stage = recipe.stages[0].model_copy(update={"size": 64})
+    changed = recipe.model_copy(update=changes | {"stages": (stage,)})
+    trainer = Trainer(changed, Sources(data=sources.data, init=tmp_path / "small.safetensors"))
+    wanted = trainer.generator.eval()
+
+    image, mask = torch.rand(2, 3, 128, 128) * 2 - 1, torch.zeros(2, 1, 128, 128)
+    mask[..., 40:70, 20:90] = 1
+    with torch.no_grad():
+        assert torch.allclose(wanted(image, mask), given(image, mask), atol=1e-4)
+    wanted.train()
+    (wanted(image, mask) * mask).abs().sum().backward()
+    gradients = [p.grad for p in wanted.parameters() if p.ndim == 4 and p.shape[0] > 3]
+    assert any(not torch.allclose(g[0], g[1], rtol=1e-3) for g in gradients)
+
+
+@pytest.mark.parametrize("wide", [{"channels": 32}, {"rates": (2, 4)}, {"blocks": 3}])
+def test_init_from_what_would_fill_otherwise_is_refused(wide):
+    torch.manual_seed(3)
+    given, wanted = (create("aotgan-compact", config) for config in (COMPACT, COMPACT | wide))
+    torch.nn.init.normal_(given.head.weight)
+    assert not begin_with(given, wanted)
 
 
 def test_init_from_another_size_is_refused(recipe, sources, tmp_path):

@@ -3,10 +3,10 @@
 In: a recipe, and files of weights. Out: generator, discriminator and features, on the CPU.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from inpaint.errors import BadData, BadRecipe
 from models import checkpoint
@@ -18,9 +18,12 @@ from .discriminators import Discriminator
 from .features import FeatureNetwork, load_features
 from .recipe import Recipe
 
+LOOKED_AT = 64  # side of the square with which a widened network is compared, pixels
+ROUNDING = 1e-3  # the largest difference of its fill, in [-1, 1]
+
 
 def first_generator(recipe: Recipe, init: Path | None) -> Generator:
-    """Return the generator with fresh weights, or with those of the checkpoint `init`.
+    """Return the generator with fresh weights, or with those of the checkpoint `init`, widened.
 
     Raises:
         BadRecipe: if there is no such network, it cannot take the recipe's batches, or the
@@ -41,14 +44,55 @@ def first_generator(recipe: Recipe, init: Path | None) -> Generator:
         raise BadRecipe(f"recipe {recipe.name}: {reason}") from error
     if init is not None:
         given, header = checkpoint.load(init)
-        if header.architecture != recipe.architecture or asdict(given.config) != asdict(
-            generator.config
-        ):
+        if header.architecture != recipe.architecture or not begin_with(given, generator):
             raise BadRecipe(
-                f"{init} is {header.architecture} {header.config}, not what {recipe.name} trains"
+                f"{init} is {header.architecture} {header.config}, not what {recipe.name} trains,"
+                " nor narrower"
             )
-        generator.load_state_dict(given.state_dict())
     return generator
+
+
+def begin_with(given: Generator, wanted: Generator) -> bool:
+    """Give `wanted` the weights of `given`, widened to its channels; False if that cannot be.
+
+    Each channel becomes several equal ones, and what reads them shares its weight among them, by
+    chance and not evenly, so that they do not stay equal: Net2WiderNet, Chen et al. 2016,
+    arXiv:1511.05641, section 2. Fills are at first what they were: that is looked at.
+    """
+    narrow, wide = given.state_dict(), wanted.state_dict()
+    if narrow.keys() != wide.keys() or not all(
+        fits(narrow[name].shape, value.shape) for name, value in wide.items()
+    ):
+        return False
+    wanted.load_state_dict({name: widened(narrow[name], wide[name].shape) for name in wide})
+    side = wanted.rule.fit(LOOKED_AT)
+    image, mask = torch.rand(1, 3, side, side) * 2 - 1, torch.zeros(1, 1, side, side)
+    mask[..., side // 4 : side // 2, side // 4 : side // 2] = 1
+    with torch.no_grad():
+        difference = wanted.eval()(image, mask) - given.eval()(image, mask)
+    wanted.train()
+    return float(difference.abs().max()) < ROUNDING
+
+
+def fits(narrow: torch.Size, wide: torch.Size) -> bool:
+    """Say whether a weight of the one shape can be widened to the other."""
+    return len(narrow) == len(wide) and all(
+        new % old == 0 for old, new in zip(narrow, wide, strict=True)
+    )
+
+
+def widened(weight: Tensor, shape: torch.Size) -> Tensor:
+    """Return a weight (out,in,...) or bias (out) of `shape`, whole multiples of its own.
+
+    What a channel out is made of is repeated; what reads a channel in is shared by its copies.
+    """
+    times = [new // old for new, old in zip(shape, weight.shape, strict=True)]
+    out = weight.repeat_interleave(times[0], 0) if times else weight
+    if len(times) < 2 or times[1] == 1:
+        return out
+    shares = torch.rand(out.shape[0], out.shape[1], times[1]) + 0.5
+    shares = (shares / shares.sum(2, keepdim=True)).flatten(1)  # (out,in times copies)
+    return out.repeat_interleave(times[1], 1) * shares.view(*shares.shape, *[1] * (out.ndim - 2))
 
 
 def first_discriminator(recipe: Recipe, classes: int) -> Discriminator:
