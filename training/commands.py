@@ -42,7 +42,8 @@ def train(
         typer.Option(help="'folders' (a folder below --data per class), or a CSV: file,class."),
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(help="Begin with the weights of this checkpoint, widened; ignored on a resume.")
+        Path | None,
+        typer.Option(help="Begin with this checkpoint's weights, widened; not on a resume."),
     ] = None,
     device: Device = "cpu",
     threads: Threads = None,
