@@ -172,7 +172,7 @@ class CompactAOTGAN(Generator):
             if self.context is not None and number == len(self.middle) // 2:
                 deep = self.context(deep)
             deep = block(deep)
-        up = F.interpolate(deep, size=quarter.shape[2:], mode="nearest")
+        up = F.interpolate(deep, scale_factor=self.config.side // 4, mode="nearest")
         up = F.relu(self.up1(torch.cat([up, quarter], dim=1)))
         up = F.interpolate(up, scale_factor=2, mode="nearest")
         up = F.relu(self.up2(torch.cat([up, half], dim=1)))
