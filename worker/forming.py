@@ -13,7 +13,6 @@ import time
 from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -182,7 +181,7 @@ class Former:
     def gone(self, work: Work) -> None:
         """Hear that a task has ended, whether it waits or not."""
         urgent = work.task.urgent
-        with suppress(ValueError):
+        if work in self.waiting[urgent]:  # what a deque raises otherwise costs a repr of the work
             self.waiting[urgent].remove(work)
         if urgent:
             self._urgent -= 1
