@@ -7,6 +7,7 @@ pictures are blobs. How a job comes into its queue stands in `admission`.
 import json
 import secrets
 import time
+from base64 import b64decode
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from redis import Redis
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as AsyncRedis
@@ -25,7 +26,7 @@ from redis.retry import Retry as ConnectionRetry
 from rq.job import Job, JobStatus
 from rq.results import Result
 from rq.serializers import JSONSerializer
-from rq.utils import as_text, str_to_date
+from rq.utils import as_text
 
 from .blobs import BlobKey
 from .errors import (
@@ -286,6 +287,7 @@ def missing(job_id: str, settings: Settings) -> InpaintError:
 
 
 ENDING = (b"status", b"lost", b"started_at")  # fields of a job's hash that tell how it ended
+SUCCESSFUL = b"%d" % Result.Type.SUCCESSFUL.value  # as RQ writes the type of a Result
 
 
 def ask_ending(pipeline: Any, job_id: str) -> None:
@@ -327,24 +329,22 @@ def outcome(
         return None
     if not entries:
         return _ended(model, Internal("The job was ended from outside."))
-    ((entry_id, payload),) = entries
-    result = Result.restore(
-        job_id, as_text(entry_id), payload, connection=nowhere(), serializer=JSONSerializer
-    )
-    if result.type != Result.Type.SUCCESSFUL:
-        if int(lost or 0) and not result.worker_name:  # no worker was left to say it
+    ((_, result),) = entries  # read here: `Result.restore` takes five times as long
+    if result[b"type"] != SUCCESSFUL:
+        if int(lost or 0) and not result.get(b"worker_name"):  # no worker was left to say it
             return _ended(model, WorkerLost("Every worker that ran this job was lost."))
         return _ended(model, Internal("The worker failed on this job."))  # its log has the trace
     try:
-        found = Outcome.model_validate(result.return_value)
-    except ValidationError:
+        found = Outcome.model_validate_json(b64decode(result[b"return_value"]))
+    except (KeyError, ValueError):
         return _ended(
             model, Internal("The worker's answer cannot be read: it is of another version.")
         )
     created = created_at(job_id)
     if not started_at or created is None:
         return found
-    queue = max(0.0, (str_to_date(started_at) - created).total_seconds())
+    started = datetime.fromisoformat(as_text(started_at))
+    queue = max(0.0, (started - created).total_seconds())
     return found.model_copy(update={"seconds": {**found.seconds, "queue": queue}})
 
 

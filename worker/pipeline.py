@@ -116,6 +116,7 @@ class Restoration:
         self._zoo, self._model, self._options, self._limits = zoo, model, options, limits
         self._blank = blank
         self._files: tuple[bytes, bytes | None] = b"", None
+        self._mode: Mode | None = None  # of the image, once its file is there
         self._opened: _Opened | None = None
         self._plan: Plan | None = None  # of the fill, once the hole is known
         self._warning: Literal["mask-large"] | None = None
@@ -142,7 +143,7 @@ class Restoration:
         if not options.mask_only:
             self._zoo.filler(self._model)
             check_quality(header, options.output_format, options.output_quality)
-        self._files = image, mask
+        self._files, self._mode = (image, mask), header.mode
         depth = 3 if header.deep else 1  # its samples, and beside them their 8 bits
         return header.width * header.height * (depth + (options.auto_mask != "none"))
 
@@ -155,7 +156,8 @@ class Restoration:
         began = time.perf_counter()
         image, mask = self._files
         picture = decode(image, self._limits)
-        self._opened = self._marked(picture, probe(image, self._limits).mode, mask)
+        assert self._mode is not None
+        self._opened = self._marked(picture, self._mode, mask)
         self._files = image, None  # it is the result where nothing is to be filled
         if self._options.auto_mask == "none":
             first = self._fill(picture, self._grown(self._opened.given, None))

@@ -164,14 +164,14 @@ class JobTask:
         """Turn what ended it into what is committed, and log it."""
         self._restoration.drop()
         ending = self._ending(error)
-        if isinstance(ending, Outcome):
-            seconds = time.monotonic() - self._claim.began
-            code = ending.problem.code if ending.problem else "done"
-            stages = " ".join(f"{stage} {value:.3f}" for stage, value in ending.seconds.items())
-            log.info("%s %s: %s in %.3f s: %s", self._claim.id, self.model, code, seconds, stages)
-            self._shop.end(self._claim, ending.model_dump(mode="json", exclude_defaults=True))
-        else:
+        if not isinstance(ending, Outcome):
             self._shop.end(self._claim, ending)
+            return
+        self._shop.end(self._claim, ending.model_dump(mode="json", exclude_defaults=True))
+        seconds = time.monotonic() - self._claim.began
+        code = ending.problem.code if ending.problem else "done"
+        stages = " ".join(f"{stage} {value:.3f}" for stage, value in ending.seconds.items())
+        log.info("%s %s: %s in %.3f s: %s", self._claim.id, self.model, code, seconds, stages)
 
     def _ending(self, error: Exception | None) -> Outcome | Exception | None:
         if error is None:
