@@ -45,6 +45,7 @@ LARGE = 4_000_000  # pixels: from here on decoding takes a noticeable time
 ALBUMS_LARGE = 1_000_000  # likewise, for an album's while interactive tasks are under way
 PART_SECONDS = 0.25  # for which fills are refined until other calls may go before the rest
 MARGIN_SECONDS = 0.002  # for which a batch is ready too early rather than too late
+LARGEST_KEPT = 2**25 - 2**16  # bytes: glibc keeps freed blocks of up to 32 MiB, if it is told
 
 log = logging.getLogger("inpaint.worker")
 
@@ -68,6 +69,9 @@ class Batching:
             most_pixels: decoded at a time; one task passes however large it is.
             threads: that decode and encode; None: as many as the machine has cores, at least 2.
         """
+        # glibc keeps at hand twice as much as the largest block that was ever freed: else pictures
+        # of half a megapixel take theirs from the system each time, a fault a page.
+        bytearray(LARGEST_KEPT)
         self._fillers = fillers
         self._most_pixels = most_pixels
         self._most_unlaid = UNLAID_SHARE * most_pixels
