@@ -7,10 +7,11 @@ windows that are scaled down, never up, to the trained size T:
   least T wide. Context is half the hole's width on each side, at least 64 pixels (T / 4 where
   that is less); but a window that would be scaled by less than 1.25 is T wide and not scaled.
 * A larger group is cut into parts, each with a window of its own that overlaps its neighbours. How
-  long parts are depends on how thick the hole is there: a long scratch is filled at full
-  resolution, in windows T wide. A hole about as long as it is thick is not cut, however large.
-* A window is 4 times as wide as the hole in it is thick, or wider, as far as the picture reaches:
-  one that sees little but hole could only guess.
+  wide these windows are depends on how thick the hole is there, not on how long: a long scratch
+  is filled at full resolution, T wide.
+* A hole thicker than T is scaled down by more than 2, in windows 1.5 times as wide as it is thick:
+  a window that sees nothing but hole could only guess. If it is about as long as it is thick, it
+  is not cut at all: one window, 1.5 times as wide as it is long, sees all that surrounds it.
 * Parts that lie close together share a window: specks of dust do not get one each.
 * A generator that fills only the central share of its window gets windows around the hole, even
   where they reach beyond the picture, and so wide that the hole, or the part, fits in that share.
@@ -40,8 +41,7 @@ WORTH = 1.25  # the least scale: less would blur the fill and gain little contex
 # of a window's central share, in which parts of larger groups lie: what is left overlaps the parts
 # beside it and is blended with them
 CORE = 0.75
-SEEN = 4  # times as wide as a hole is thick: a window, at least; docs/models.md, sizes
-ROOM = 1.5  # likewise, of what a part of a larger group is measured by
+ROOM = 1.5  # times as wide as a hole is thick, at least
 # times as long as it is thick, at most: a hole that has one window, whatever its scale. In parts
 # of it a window sees so little else that fills turned gray in the middle (four 4 MP photographs).
 COMPACT = 1.75
@@ -186,8 +186,8 @@ def _parts(
     thick = min(extent, _thickness(squares, box) * BLOCK)
     share = CORE * rule.hole_share if cut else rule.hole_share
     wide = max(trained, min(2 * thick, SHRINK * trained), ceil(thick * max(ROOM, 1 / share)))
-    seen = max(wide, SEEN * thick) if rule.hole_share == 1 else wide
-    wide, seen = (trained if side <= WORTH * trained else side for side in (wide, seen))
+    if wide <= WORTH * trained:
+        wide = trained
     if cut:
         needed, most = ceil(extent / share), wide
     else:
@@ -199,7 +199,7 @@ def _parts(
         if needed > most and extent <= COMPACT * thick:
             needed = most = ceil(extent * max(ROOM, 1 / share))
     if needed <= most or extent == BLOCK:
-        yield box, needed if rule.smaller and not cut else max(seen, needed)
+        yield box, needed if rule.smaller and not cut else max(wide, needed)
         return
     cell = max(1, int(wide * CORE * rule.hole_share) // BLOCK)  # blocks
     for rows in _divided(box[0], box[2], cell):
