@@ -9,9 +9,9 @@ windows that are scaled down, never up, to the trained size T:
 * A larger group is cut into parts, each with a window of its own that overlaps its neighbours. How
   wide these windows are depends on how thick the hole is there, not on how long: a long scratch
   is filled at full resolution, T wide.
-* A hole thicker than T is scaled down by more than 2, in windows 1.5 times as wide as it is thick:
-  a window that sees nothing but hole could only guess. If it is about as long as it is thick, it
-  is not cut at all: one window, 1.5 times as wide as it is long, sees all that surrounds it.
+* A hole thicker than T is scaled down by more than 2, in windows 4 times as wide as it is thick, as
+  far as the picture reaches: a window that sees little but hole could only guess. If it is about
+  as long as it is thick, it is not cut at all.
 * Parts that lie close together share a window: specks of dust do not get one each.
 * A generator that fills only the central share of its window gets windows around the hole, even
   where they reach beyond the picture, and so wide that the hole, or the part, fits in that share.
@@ -41,7 +41,8 @@ WORTH = 1.25  # the least scale: less would blur the fill and gain little contex
 # of a window's central share, in which parts of larger groups lie: what is left overlaps the parts
 # beside it and is blended with them
 CORE = 0.75
-ROOM = 1.5  # times as wide as a hole is thick, at least
+SEEN = 4  # times as wide as a hole thicker than T: a window, at least; docs/models.md, sizes
+ROOM = 1.5  # likewise of any hole, and what a part of a larger group is measured by
 # times as long as it is thick, at most: a hole that has one window, whatever its scale. In parts
 # of it a window sees so little else that fills turned gray in the middle (four 4 MP photographs).
 COMPACT = 1.75
@@ -188,6 +189,7 @@ def _parts(
     wide = max(trained, min(2 * thick, SHRINK * trained), ceil(thick * max(ROOM, 1 / share)))
     if wide <= WORTH * trained:
         wide = trained
+    large = rule.hole_share == 1 and thick > trained
     if cut:
         needed, most = ceil(extent / share), wide
     else:
@@ -199,7 +201,8 @@ def _parts(
         if needed > most and extent <= COMPACT * thick:
             needed = most = ceil(extent * max(ROOM, 1 / share))
     if needed <= most or extent == BLOCK:
-        yield box, needed if rule.smaller and not cut else max(wide, needed)
+        side = max(wide, needed, SEEN * thick if large else 0)
+        yield box, needed if rule.smaller and not cut else side
         return
     cell = max(1, int(wide * CORE * rule.hole_share) // BLOCK)  # blocks
     for rows in _divided(box[0], box[2], cell):

@@ -100,6 +100,17 @@ def test_a_larger_hole_gets_context_of_its_own_size_by_scaling_down():
     assert window.box[2] >= 1000 + 64
 
 
+def test_a_window_is_four_times_as_wide_as_a_hole_is_thick_that_is_thicker_than_trained():
+    (window,) = plan(hole_of(3000, 3000, (1200, 1200, 1520, 1520)), RULE)
+    assert window.size == (256, 256)
+    assert window.box == (720, 720, 2000, 2000)
+
+
+def test_a_window_is_as_wide_as_the_picture_at_most():
+    (window,) = plan(hole_of(600, 900, (100, 300, 420, 620)), RULE)
+    assert window.box == (-150, 0, 750, 900)
+
+
 def test_a_window_is_not_scaled_for_a_little_more_context():
     (window,) = plan(hole_of(1000, 1000, (400, 400, 544, 560)), RULE)
     assert window.scale == 1
@@ -214,8 +225,8 @@ def test_a_scratch_keeps_its_resolution_where_a_central_share_is_filled():
     "boxes",
     [
         [(200, 100, 230, 1900)],  # a scratch
-        [(100, 100, 1000, 400), (700, 400, 1000, 1900)],  # thick, around a corner
-        [(0, 0, 1100, 2000)],  # with two sides of the picture
+        [(100, 100, 1000, 340), (760, 340, 1000, 1900)],  # thick, around a corner
+        [(0, 0, 240, 2000)],  # with two sides of the picture
     ],
     ids=["scratch", "corner", "border"],
 )
